@@ -1,0 +1,23 @@
+"""What can go wrong in the `kv` room.
+
+KvError
+├── PoolUnavailable   the pool cannot be reached, or did not answer in time: treat it as a miss
+├── PoolProtocolError a frame that no peer of ours sends
+└── BlockTooLarge     a block does not fit the pool's slot
+"""
+
+
+class KvError(Exception):
+    """The root of this room's errors."""
+
+
+class PoolUnavailable(KvError):
+    """The pool cannot be reached or did not answer in time. A caller recomputes: it is only a miss."""
+
+
+class PoolProtocolError(KvError):
+    """The peer sent a frame that the protocol does not know. The connection is closed."""
+
+
+class BlockTooLarge(KvError):
+    """A block is larger than the slots of the pool."""

@@ -1,0 +1,152 @@
+"""The site: all nouns together, with every name that one noun uses for another resolved."""
+
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol, Self, TypeVar
+
+from pydantic import Field, model_validator
+
+from starloom.site import catalogue
+from starloom.site.base import (
+    Chip,
+    Gateway,
+    Guard,
+    KvPool,
+    Model,
+    ModelShape,
+    Name,
+    Node,
+    Noun,
+    OpenAIWorker,
+    Schedule,
+    Tenant,
+    Worker,
+)
+from starloom.site.errors import BadNames, Loc
+from starloom.site.files import load
+
+
+class Site(Noun):
+    """One factory. `Site.load` reads it from a file; `base` is that file's folder."""
+
+    name: Name
+    base: Path = Path()
+    gateway: Gateway = Gateway()
+    chips: list[Chip] = []
+    nodes: list[Node] = Field(min_length=1)
+    models: list[Model] = Field(min_length=1)
+    workers: list[Worker] = Field(min_length=1)
+    pool: KvPool | None = None
+    tenants: list[Tenant] = []
+    guard: Guard = Guard()
+    schedule: Schedule = Schedule()
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read and check a site file. Raises `SiteError` with every problem, its line and its fix."""
+        return load(cls, Path(path))
+
+    @model_validator(mode="after")
+    def _names_hold(self) -> Self:
+        problems = [*_twice(self), *_unknown(self), *_missing_parts(self)]
+        if problems:
+            raise BadNames(problems)
+        return self
+
+    def model(self, name: str) -> Model:
+        """The model of that name; KeyError when there is none."""
+        return _named(self.models, name)
+
+    def worker(self, name: str) -> Worker:
+        """The worker of that name; KeyError when there is none."""
+        return _named(self.workers, name)
+
+    def chip(self, node: str) -> Chip:
+        """The chip of the node of that name, this site's own before the catalogue's."""
+        name = _named(self.nodes, node).chip
+        return {**catalogue.chips(), **{chip.name: chip for chip in self.chips}}[name]
+
+    def shape(self, model: str) -> ModelShape | None:
+        """The shape that a model states, by itself or by a name out of the catalogue."""
+        shape = self.model(model).shape
+        return catalogue.shapes()[shape] if isinstance(shape, str) else shape
+
+    @property
+    def local_workers(self) -> list[Worker]:
+        """Workers that are processes of ours."""
+        return [worker for worker in self.workers if not isinstance(worker, OpenAIWorker)]
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+_N = TypeVar("_N", bound=_Named)
+
+
+def _named(nouns: Sequence[_N], name: str) -> _N:
+    for noun in nouns:
+        if noun.name == name:
+            return noun
+    raise KeyError(name)
+
+
+Found = Iterator[tuple[Loc, str, str]]
+
+
+def _twice(site: Site) -> Found:
+    groups: dict[str, Sequence[_Named]] = {
+        "chips": site.chips,
+        "nodes": site.nodes,
+        "models": site.models,
+        "workers": site.workers,
+        "tenants": site.tenants,
+    }
+    for field, nouns in groups.items():
+        first: dict[str, int] = {}
+        for index, noun in enumerate(nouns):
+            if noun.name in first:
+                where = f"{field}[{first[noun.name]}]"
+                what = f"the name {noun.name!r} is taken by {where}"
+                yield (field, index, "name"), what, "give each a name of its own"
+            first.setdefault(noun.name, index)
+
+
+def _unknown(site: Site) -> Found:
+    nodes = [node.name for node in site.nodes]
+    models = [model.name for model in site.models]
+    chips = [*(chip.name for chip in site.chips), *catalogue.chips()]
+    for index, node in enumerate(site.nodes):
+        yield from _need(("nodes", index, "chip"), node.chip, chips)
+    for index, model in enumerate(site.models):
+        if isinstance(model.shape, str):
+            yield from _need(("models", index, "shape"), model.shape, catalogue.shapes())
+    for index, worker in enumerate(site.workers):
+        yield from _need(("workers", index, "node"), worker.node, nodes)
+        yield from _need(("workers", index, "model"), worker.model, models)
+    if site.pool is not None:
+        yield from _need(("pool", "node"), site.pool.node, nodes)
+
+
+def _need(loc: Loc, name: str, known: Collection[str]) -> Found:
+    if name not in known:
+        yield loc, f"there is no {loc[-1]} {name!r}", f"use one of: {', '.join(sorted(known))}"
+
+
+def _missing_parts(site: Site) -> Found:
+    models = {model.name: (index, model) for index, model in enumerate(site.models)}
+    for worker in site.workers:
+        if worker.model not in models:
+            continue  # named as unknown already
+        index, model = models[worker.model]
+        loc = ("models", index)
+        if worker.engine == "embedded" and model.path is None:
+            what = f"worker {worker.name!r} computes with weights, and the model has no `path`"
+            yield loc, what, "set `path` to a Hugging Face folder, or use `engine: emulated`"
+        if worker.engine == "emulated" and model.tokenizer is None and model.path is None:
+            what = f"worker {worker.name!r} counts tokens, and the model has no tokenizer"
+            yield loc, what, "set `tokenizer`, for example to `package:loom-s`"
+        if worker.engine == "emulated" and model.shape is None:
+            what = f"worker {worker.name!r} is emulated, and the model has no `shape` to cost it"
+            yield loc, what, f"set `shape` to one of: {', '.join(sorted(catalogue.shapes()))}"
