@@ -1,7 +1,8 @@
 """What every process of a running site does: end with its parent, and stop when asked.
 
 A supervisor hands each child the read end of a pipe whose write end only it holds. When the
-supervisor goes, however it goes, the pipe ends and the child ends too: no orphan on any POSIX system.
+supervisor goes, however it goes, the pipe ends and the child ends too: no orphan on any POSIX
+system.
 """
 
 import os

@@ -72,11 +72,11 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Delta(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """The next piece of an answer. The last one of a request has `finish` set, and only the last."""
+    """The next piece of an answer. The last one of a request, and no other, has `finish` set."""
 
     id: str
     text: str = ""
-    """Whole UTF-8 characters; text that may begin a stop string is held back until it is decided."""
+    """Whole UTF-8 characters; what may begin a stop string is held back until it is decided."""
     tokens: int = 0
     """Tokens generated since the last delta (their text may still be held back)."""
     logprobs: list[TokenLogprob] = []
@@ -98,7 +98,7 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Prompt tokens that are not prefilled yet."""
     kv_blocks: int = 0
     kv_blocks_used: int = 0
-    """Blocks that running sequences hold; the rest may keep cached prefixes but can be taken."""
+    """Held by running sequences; the rest may keep cached prefixes but can be taken."""
     prompt_tokens_total: int = 0
     cached_tokens_total: int = 0
     pool_tokens_total: int = 0
@@ -108,7 +108,7 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Engine(Protocol):
-    """One worker as the gateway sees it, whatever stands behind: a process here or a server there."""
+    """One worker as the gateway sees it: a process here, or a server elsewhere."""
 
     name: str
     model: str
@@ -118,7 +118,7 @@ class Engine(Protocol):
         """Whether a request sent now would be taken."""
 
     def stream(self, request: EngineRequest) -> AsyncIterator[Delta]:
-        """Submit, and yield deltas until the one with `finish`. Closing the iterator cancels the work.
+        """Submit, and yield deltas until the one with `finish`. Closing the iterator cancels.
 
         Raises `Unavailable` when the worker cannot take it (nothing has been computed: try another)
         and `EngineFailed` when it is lost on the way.

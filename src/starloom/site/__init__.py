@@ -14,8 +14,8 @@ from starloom.site.base import (
     OpenAIWorker,
     Schedule,
     Tenant,
-    Worker,
     WordList,
+    Worker,
 )
 from starloom.site.errors import Problem, SiteError
 from starloom.site.site import Site

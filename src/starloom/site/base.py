@@ -1,6 +1,6 @@
-"""The nouns of an AI factory. Every command reads them from one site file; none keeps its own.
+"""The nouns of an AI factory. Every command reads them from one site file, none keeps its own.
 
-Units stand in field names: `_gib` is 2**30 bytes, `_gb_per_s` is 10**9 bytes a second, `_s` seconds.
+Units stand in field names: `_gib` is 2**30 bytes, `_gb_per_s` is 10**9 bytes a second.
 Fields that are not known are refused, so that a typing error never becomes a silent default.
 """
 

@@ -91,7 +91,7 @@ class Document:
 
 def _child(node: yaml.Node, step: str | int) -> tuple[int, yaml.Node] | None:
     if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
+        for key, value in reversed(node.value):  # of double keys YAML takes the last
             if key.value == str(step):
                 return key.start_mark.line, value
     elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
@@ -138,7 +138,7 @@ _TAGS = ("embedded", "emulated", "openai")
 
 
 def _without_tag(loc: Loc) -> Loc:
-    """pydantic puts a union's tag into the path: workers, 0, embedded, threads."""
+    """A union's tag is a part of pydantic's path: workers, 0, embedded, threads."""
     return tuple(step for at, step in enumerate(loc) if not (at == 2 and step in _TAGS))
 
 

@@ -43,7 +43,7 @@ class Site(Noun):
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read and check a site file. Raises `SiteError` with every problem, its line and its fix."""
+        """Read and check a site file. Raises `SiteError` with all problems, lines and fixes."""
         return load(cls, Path(path))
 
     @model_validator(mode="after")
