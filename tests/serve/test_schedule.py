@@ -49,7 +49,7 @@ def test_prefix_load_counts_prefill_that_waits():
 
 
 def test_the_index_holds_the_head_of_a_prefix_longest():
-    """With room for three of four blocks the tail goes first, so that the rest is still a prefix."""
+    """With room for three of four blocks the tail goes first, and the rest is a prefix."""
     index = PrefixIndex(3)
     keys = [b"0", b"1", b"2", b"3"]
     index.add(keys)

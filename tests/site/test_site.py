@@ -116,9 +116,13 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.sampled_from(["name", "engine", "path", "workers", "embedded", "x"]), inner, max_size=3
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["name", "engine", "path", "workers", "embedded", "x"]),
+            inner,
+            max_size=3,
+        )
     ),
     max_leaves=8,
 )

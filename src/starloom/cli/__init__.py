@@ -1,0 +1,1 @@
+"""The commands. Each calls one face of one room."""

@@ -1,0 +1,48 @@
+"""`starloom`: the entry of all commands."""
+
+import sys
+
+import typer
+
+from starloom import __version__
+from starloom.bench import BenchError
+from starloom.cli import bench, doctor, key, site, status, up
+from starloom.serve.errors import ServeError
+from starloom.serve.stack import StackError
+from starloom.site import SiteError
+
+app = typer.Typer(
+    name="starloom",
+    help="Plan, simulate and run an AI factory.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("up")(up.up)
+app.command("status")(status.status)
+app.command("doctor")(doctor.doctor)
+app.command("bench")(bench.bench)
+app.command("key")(key.key)
+app.add_typer(site.app, name="site")
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+) -> None:
+    if version:
+        typer.echo(f"starloom {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run a command; errors that name their cause are told in one line, without a stack trace."""
+    try:
+        app()
+    except (SiteError, StackError, ServeError, BenchError) as error:
+        typer.echo(f"starloom: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Which processes a site needs, and in which order they stop."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from starloom.serve.models import ModelFiles
+from starloom.serve.rundir import RunDir
+from starloom.site import Site
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """One process: `kind` is gateway, worker or pool."""
+
+    name: str
+    kind: str
+    command: tuple[str, ...]
+    log: Path
+
+
+def children(site: Site, rundir: RunDir) -> list[Child]:
+    """The pool, the workers and the gateway, in the order in which they start.
+
+    They stop the other way round: the gateway drains while its workers still answer.
+    """
+    return [*_pool(site, rundir), *_workers(site, rundir), _gateway(rundir)]
+
+
+def pool_slots(site: Site) -> dict[int, int]:
+    """Slots by block size: the pool's memory in equal shares for each size that the models have."""
+    if site.pool is None:
+        return {}
+    sizes = {ModelFiles(site, worker.model).block_bytes for worker in site.local_workers}
+    share = int(site.pool.dram_gib * 2**30) // max(len(sizes), 1)
+    return {size: share // size for size in sorted(sizes) if share >= size}
+
+
+def _pool(site: Site, rundir: RunDir) -> Iterator[Child]:
+    slots = pool_slots(site)
+    if not slots:
+        return
+    command = [sys.executable, "-m", "starloom.kv.server", "--socket", str(rundir.pool_socket)]
+    for size, count in slots.items():
+        command += ["--slots", f"{size}x{count}"]
+    yield Child("pool", "pool", tuple(command), rundir.log("pool"))
+
+
+def _workers(site: Site, rundir: RunDir) -> Iterator[Child]:
+    for worker in site.local_workers:
+        module = "starloom.serve.engines.worker"
+        command = (sys.executable, "-m", module, str(rundir.path), worker.name)
+        yield Child(worker.name, "worker", command, rundir.log(worker.name))
+
+
+def _gateway(rundir: RunDir) -> Child:
+    command = (sys.executable, "-m", "starloom.serve.gateway", str(rundir.path))
+    return Child("gateway", "gateway", command, rundir.log("gateway"))
