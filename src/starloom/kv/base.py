@@ -1,9 +1,10 @@
 """The contract of a KV pool: blocks in by key, the longest known prefix out.
 
-A *block* is the KV cache of `block_tokens` consecutive tokens of one sequence, all layers, as opaque
-bytes. Its *key* covers the whole prefix up to its last token (see `starloom.kv.keys`), so that equal
-keys mean equal contents and a list of keys is a path in a prefix tree. Blocks are ephemeral: whoever
-misses one computes it again, so there is no replication, no journal and no strong consistency.
+A *block* is the KV cache of `block_tokens` consecutive tokens of one sequence, all layers, as
+opaque bytes. Its *key* covers the whole prefix up to its last token (see `starloom.kv.keys`), so
+that equal keys mean equal contents and a list of keys is a path in a prefix tree. Blocks are
+ephemeral: whoever misses one computes it again, so there is no replication, no journal and no
+strong consistency.
 """
 
 from collections.abc import Sequence
@@ -19,10 +20,12 @@ class PoolStat(msgspec.Struct, frozen=True, kw_only=True):
 
     slots: int
     slot_bytes: int
+    """Size of the largest slot: a larger block is refused."""
     blocks: int
     pinned_blocks: int
     connections: int
     lookups: int
+    """Calls of `get`. Hits and misses are theirs too: `longest_prefix` counts nothing."""
     hit_blocks: int
     missed_blocks: int
     put_blocks: int
@@ -36,6 +39,13 @@ class Lease(Protocol):
 
     views: Sequence[memoryview]
     """One read-only view a block, in the order of the keys asked for."""
+
+    def valid(self) -> bool:
+        """Whether what has been read from the views until now is what was put.
+
+        False after `release`, and false when the pool gave the pins up behind our back (the
+        connection was lost and the pool lives on) and has reused a slot since. So: copy, then ask.
+        """
 
     def release(self) -> None:
         """Unpin the blocks. The views must not be read after this."""

@@ -3,7 +3,8 @@
 KvError
 ├── PoolUnavailable   the pool cannot be reached, or did not answer in time: treat it as a miss
 ├── PoolProtocolError a frame that no peer of ours sends
-└── BlockTooLarge     a block does not fit the pool's slot
+├── BlockTooLarge     a block does not fit the pool's slot
+└── NoSharedMemory    this system cannot give the pool its memory
 """
 
 
@@ -12,7 +13,7 @@ class KvError(Exception):
 
 
 class PoolUnavailable(KvError):
-    """The pool cannot be reached or did not answer in time. A caller recomputes: it is only a miss."""
+    """The pool cannot be reached or did not answer in time. It is only a miss: recompute."""
 
 
 class PoolProtocolError(KvError):
@@ -21,3 +22,7 @@ class PoolProtocolError(KvError):
 
 class BlockTooLarge(KvError):
     """A block is larger than the slots of the pool."""
+
+
+class NoSharedMemory(KvError):
+    """The system cannot give the pool its memory."""
