@@ -14,7 +14,7 @@ from running import EMULATED, Running, until, up
 
 STREAMS = 24
 TOKENS = 60
-SITE = EMULATED.format(name="t-fault", time_scale=1000, drain_s=5)
+SITE = EMULATED.format(name="t-fault", time_scale=10_000, drain_s=5)
 
 
 @pytest.fixture(scope="module")

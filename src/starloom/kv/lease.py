@@ -53,6 +53,7 @@ class ArenaLease:
         for view in self.views:
             with contextlib.suppress(BufferError):  # an array made from it is still alive
                 view.release()
+        self._generations, self._blocks = memoryview(b""), ()  # let the mapping go
         on_release()
 
     def __enter__(self) -> Self:

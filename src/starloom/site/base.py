@@ -173,7 +173,7 @@ class Tenant(Noun):
 
     name: Name
     key_sha256: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = []
-    """SHA-256 of each key in hex (`starloom key hash` prints it)."""
+    """SHA-256 of each key in hex (`starloom key` makes a key and prints it)."""
 
 
 class Limits(Noun):

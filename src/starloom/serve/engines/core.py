@@ -1,0 +1,231 @@
+"""One worker's engine: scheduler, executor, text, and the shared KV pool where there is one."""
+
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+from tokenizers import Tokenizer
+from typing_extensions import Buffer
+
+from starloom.kv.base import Pool
+from starloom.serve.base import Delta, EngineRequest, Finish, LoadReport, Usage
+from starloom.serve.engines.batch import CannotFit, Sampled, Scheduler
+from starloom.serve.engines.blocks import BlockManager, expect
+from starloom.serve.engines.detokenise import TextStream, TokenTexts
+from starloom.serve.engines.executor import Choice, Executor
+from starloom.serve.engines.sequence import Sequence as Running
+from starloom.serve.engines.sharing import PoolReader, PoolWriter
+from starloom.serve.errors import Unavailable
+
+
+class EngineCore:
+    """Takes requests, computes in steps, answers in deltas. Used by one thread.
+
+    `open_pool` makes a client of the shared pool; it is called twice, since reads and writes come
+    from two threads.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        tokenizer: Tokenizer,
+        *,
+        block_tokens: int,
+        max_batch: int,
+        max_batch_tokens: int,
+        max_waiting: int = 1024,
+        context_tokens: int | None = None,
+        eos: Collection[int] = (),
+        open_pool: Callable[[], Pool] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._executor = executor
+        self._tokenizer = tokenizer
+        self._token_texts = TokenTexts(tokenizer)
+        self._eos = frozenset(eos)
+        self._blocks = BlockManager(executor.num_blocks, block_tokens)
+        self._scheduler = Scheduler(
+            self._blocks,
+            max_batch=max_batch,
+            max_batch_tokens=max_batch_tokens,
+            context_tokens=context_tokens,
+            eos=eos,
+        )
+        self._max_waiting = max_waiting
+        self._clock = clock
+        self._reader = PoolReader(open_pool(), clock) if open_pool else None
+        self._writer = PoolWriter(open_pool(), clock) if open_pool else None
+        self._texts: dict[str, TextStream] = {}
+        self._totals = _Totals()
+
+    @property
+    def idle(self) -> bool:
+        """Whether a step would have nothing to compute."""
+        return self._scheduler.idle
+
+    def submit(self, request: EngineRequest) -> Delta | None:
+        """Queue a request; a delta with `finish="error"` where it can never run here.
+
+        Raises `Unavailable` when the queue is full: another worker may take it.
+        """
+        if len(self._scheduler.waiting) >= self._max_waiting:
+            raise Unavailable(f"{self._max_waiting} requests wait for this worker already")
+        try:
+            self._scheduler.submit(request)
+        except CannotFit as error:
+            return Delta(id=request.id, finish="error", error=str(error))
+        self._texts[request.id] = TextStream(self._tokenizer, request.tokens, request.sampling.stop)
+        return None
+
+    def cancel(self, request_id: str) -> Delta | None:
+        """End a request now; None when it is over already."""
+        return self._abandon(request_id, "cancelled")
+
+    def fail_all(self, message: str) -> list[Delta]:
+        """End every request with an error, after a step that broke."""
+        ids = list(self._texts)
+        deltas = [self._abandon(request_id, "error", message) for request_id in ids]
+        return [delta for delta in deltas if delta is not None]
+
+    def step(self) -> list[Delta]:
+        """Compute one step; returns a delta for each token that was drawn."""
+        began = self._clock()
+        self._admit()
+        step = self._scheduler.next_step()
+        choices = self._executor.run(step)
+        result = self._scheduler.finish_step(step, [choice.token for choice in choices])
+        self._share(result.filled)
+        deltas = [
+            self._delta(sampled, choice)
+            for sampled, choice in zip(result.sampled, choices, strict=True)
+        ]
+        self._totals.steps += 1
+        self._totals.busy_s += self._clock() - began
+        return deltas
+
+    def report(self) -> LoadReport:
+        totals = self._totals
+        return LoadReport(
+            running=len(self._scheduler.running),
+            waiting=len(self._scheduler.waiting),
+            waiting_tokens=self._scheduler.uncomputed_prompt_tokens,
+            kv_blocks=self._blocks.num_blocks,
+            kv_blocks_used=self._blocks.used,
+            prompt_tokens_total=totals.prompt_tokens,
+            cached_tokens_total=totals.cached_tokens,
+            pool_tokens_total=totals.pool_tokens,
+            generated_tokens_total=totals.generated_tokens,
+            steps_total=totals.steps,
+            busy_s_total=totals.busy_s,
+        )
+
+    def export_blocks(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+        """Copies of the full blocks among `keys` that are here."""
+        found = ((key, self._blocks.find(key)) for key in keys)
+        return {key: self._executor.export_block(at) for key, at in found if at is not None}
+
+    def import_blocks(self, blocks: Mapping[bytes, Buffer]) -> int:
+        """Keep blocks of another worker, given in prefix order; returns how many are new here."""
+        held: list[int] = []
+        new = 0
+        for key, data in blocks.items():
+            known = self._blocks.find(key)
+            if known is not None:
+                self._blocks.hold([known])  # else its own tail could take its place
+                held.append(known)
+                continue
+            if memoryview(data).nbytes != self._executor.block_bytes or not self._blocks.free:
+                break
+            held += self._blocks.take(1)
+            self._executor.import_block(held[-1], data)
+            self._blocks.name(held[-1], key)
+            new += 1
+        self._blocks.release(held)
+        return new
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError where the books disagree. For tests and idle time."""
+        self._scheduler.check_integrity()
+        expect(self._texts.keys() == self._scheduler.ids, "a text belongs to no sequence")
+
+    def close(self) -> None:
+        for part in (self._reader, self._writer, self._executor):
+            if part is not None:
+                part.close()
+
+    def _admit(self) -> None:
+        while (sequence := self._scheduler.can_start()) is not None:
+            first = not sequence.started
+            held = self._scheduler.start(sequence)
+            if self._reader is not None:
+                self._scheduler.imported(sequence, self._import(self._reader, sequence, held))
+            if first:
+                self._totals.prompt_tokens += sequence.prompt_tokens
+                self._totals.cached_tokens += sequence.cached_tokens
+                self._totals.pool_tokens += sequence.pool_tokens
+
+    def _import(self, reader: PoolReader, sequence: Running, held: int) -> int:
+        """Fill the blocks after the first `held` from the pool; returns how many were."""
+        count = 0
+        with reader.lease(sequence.reusable_keys[held:]) as lease:
+            if lease is None:
+                return 0
+            for view in lease.views:
+                if view.nbytes != self._executor.block_bytes:
+                    break
+                self._executor.import_block(sequence.blocks[held + count], view)
+                count += 1
+            return count if lease.valid() else 0
+
+    def _share(self, filled: Sequence[tuple[bytes, int]]) -> None:
+        if filled and self._writer is not None and self._writer.open:
+            self._writer.put([(key, self._executor.export_block(at)) for key, at in filled])
+
+    def _delta(self, sampled: Sampled, choice: Choice) -> Delta:
+        sequence, finish = sampled.sequence, sampled.finish
+        self._totals.generated_tokens += 1
+        text = self._texts[sequence.id]
+        sampling = sequence.sampling
+        delta = Delta(id=sequence.id, tokens=1, finish=finish)
+        if not (finish == "stop" and sampled.token in self._eos):
+            if sampling.logprobs is not None:
+                delta.logprobs = [self._token_texts.logprob(choice)]
+            may_stop = sequence.generated > sampling.min_tokens
+            piece = text.push(sampled.token, may_stop=may_stop)
+            delta.text, delta.stop = piece.text, piece.stop
+        if delta.stop is not None:
+            delta.finish = "stop"
+            self._scheduler.cancel(sequence.id)
+        elif finish is not None:
+            delta.text += text.flush()
+        if delta.finish is not None:
+            delta.usage = _usage(sequence)
+            del self._texts[sequence.id]
+        return delta
+
+    def _abandon(self, request_id: str, finish: Finish, error: str | None = None) -> Delta | None:
+        sequence = self._scheduler.cancel(request_id)
+        if sequence is None:
+            return None
+        text = self._texts.pop(request_id).flush()
+        return Delta(id=request_id, text=text, finish=finish, error=error, usage=_usage(sequence))
+
+
+class _Totals:
+    """Counters since the worker began."""
+
+    def __init__(self) -> None:
+        self.prompt_tokens = 0
+        self.cached_tokens = 0
+        self.pool_tokens = 0
+        self.generated_tokens = 0
+        self.steps = 0
+        self.busy_s = 0.0
+
+
+def _usage(sequence: Running) -> Usage:
+    return Usage(
+        prompt_tokens=sequence.prompt_tokens,
+        completion_tokens=sequence.generated,
+        cached_tokens=sequence.cached_tokens,
+        pool_tokens=sequence.pool_tokens,
+    )

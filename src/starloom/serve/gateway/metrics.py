@@ -1,0 +1,110 @@
+"""What the gateway counts, for Prometheus. One registry an app: no module state."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from starloom.serve.gateway.record import Record
+from starloom.serve.gateway.workers import Workers
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_TPOT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1)
+
+
+class Metrics:
+    """Counters and histograms of requests. `seen` costs a few microseconds."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        registry = self.registry
+        self._requests = Counter(
+            "starloom_requests_total",
+            "Requests by how they ended",
+            ["model", "tenant", "outcome"],
+            registry=registry,
+        )
+        self._ttft = _histogram("starloom_ttft_seconds", "Time to first token", registry)
+        self._total = _histogram("starloom_request_seconds", "Time of a request", registry)
+        self._tpot = _histogram(
+            "starloom_tpot_seconds", "Time per output token", registry, _TPOT_SECONDS
+        )
+        self._tokens = {
+            field: Counter(f"starloom_{name}_tokens_total", what, ["model"], registry=registry)
+            for field, name, what in (
+                ("prompt_tokens", "prompt", "Tokens of prompts"),
+                ("cached_tokens", "cached", "Tokens of prompts whose KV was reused"),
+                ("pool_tokens", "pool", "The part of these that came out of the pool"),
+                ("completion_tokens", "generated", "Tokens of answers"),
+            )
+        }
+        self._verdicts = Counter(
+            "starloom_guard_verdicts_total",
+            "What the guard did",
+            ["where", "action"],
+            registry=registry,
+        )
+        self._children: dict[tuple[str, str, str], Counter] = {}
+
+    def seen(self, record: Record) -> None:
+        """A request is over. `record.model` is a model of the site, or empty."""
+        key = (record.model, record.tenant, record.outcome)
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = self._requests.labels(*key)
+        child.inc()
+        if not record.model:
+            return
+        self._total.labels(record.model).observe(record.total_ms / 1e3)
+        if record.ttft_ms is not None:
+            self._ttft.labels(record.model).observe(record.ttft_ms / 1e3)
+        if record.tpot_ms is not None:
+            self._tpot.labels(record.model).observe(record.tpot_ms / 1e3)
+        for field, counter in self._tokens.items():
+            count = getattr(record, field)
+            if count:
+                counter.labels(record.model).inc(count)
+
+    def guarded(self, where: str, action: str) -> None:
+        """The guard blocked or masked something."""
+        self._verdicts.labels(where, action).inc()
+
+    def page(self) -> bytes:
+        return generate_latest(self.registry)
+
+
+class WorkerMetrics(Collector):
+    """Read from the workers' own reports when the page is asked for."""
+
+    def __init__(self, workers: Workers, failed_keys: Callable[[], int]) -> None:
+        self._workers = workers
+        self._failed_keys = failed_keys
+
+    def collect(self) -> Iterable[Metric]:
+        engines = self._workers.engines
+        reports = {name: engine.report() for name, engine in engines.items()}
+        up = {name: float(self._workers.is_up(name)) for name in engines}
+        used = {name: float(report.kv_blocks_used) for name, report in reports.items()}
+        yield _gauge("requests_running", "Unfinished", self._workers.table.outstanding())
+        yield _gauge("worker_up", "Whether it takes requests", up)
+        yield _gauge("worker_waiting", "Queued", {n: r.waiting for n, r in reports.items()})
+        yield _gauge("kv_blocks", "KV blocks", {n: r.kv_blocks for n, r in reports.items()})
+        yield _gauge("kv_blocks_used", "KV blocks that running sequences hold", used)
+        failed = CounterMetricFamily("starloom_failed_keys", "Requests with a wrong key or none")
+        failed.add_metric([], self._failed_keys())
+        yield failed
+
+
+def _gauge(name: str, what: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"starloom_{name}", what, labels=["worker"])
+    for worker, value in values.items():
+        family.add_metric([worker], value)
+    return family
+
+
+def _histogram(
+    name: str, what: str, registry: CollectorRegistry, buckets: tuple[float, ...] = _SECONDS
+) -> Histogram:
+    return Histogram(name, what, ["model"], registry=registry, buckets=buckets)

@@ -1,0 +1,61 @@
+"""The guard at the way out: what an engine says passes here before a client sees it."""
+
+from typing import Protocol
+
+from starloom.serve.base import Delta, TokenLogprob, Usage
+
+
+class OutputFilter(Protocol):
+    """The guard of one answer."""
+
+    @property
+    def blocked(self) -> bool: ...
+    def feed(self, text: str) -> str: ...
+    def finish(self) -> str: ...
+
+
+class Outlet:
+    """One sequence's output. Log probabilities wait for their text, and go when it is changed.
+
+    They spell the tokens, so they must not tell what the filter holds back, masks or blocks.
+    """
+
+    def __init__(self, output: OutputFilter, prompt_tokens: int) -> None:
+        self._filter = output
+        self._prompt_tokens = prompt_tokens
+        self._tokens = 0
+        self._held = ""
+        self._waiting: list[TokenLogprob] = []
+        self._changed = False
+
+    def let_out(self, delta: Delta) -> Delta:
+        """What may be seen of `delta`; its `finish` tells when the filter ends the answer."""
+        self._tokens += delta.tokens
+        text = self._filter.feed(delta.text) if delta.text else ""
+        if delta.finish is not None and not self._filter.blocked:
+            text += self._filter.finish()
+        delta.logprobs = self._logprobs(delta, text)
+        delta.text = text
+        if self._filter.blocked:
+            delta.finish = "content_filter"
+            delta.logprobs = []
+            delta.stop = None
+            if delta.usage is None:
+                delta.usage = Usage(
+                    prompt_tokens=self._prompt_tokens, completion_tokens=self._tokens
+                )
+        return delta
+
+    def _logprobs(self, delta: Delta, text: str) -> list[TokenLogprob]:
+        self._held += delta.text
+        if self._changed or not self._held.startswith(text):
+            self._changed = True
+            self._waiting.clear()
+            self._held = ""
+            return []
+        self._held = self._held[len(text) :]
+        self._waiting.extend(delta.logprobs)
+        if self._held:
+            return []
+        free, self._waiting = self._waiting, []
+        return free

@@ -1,0 +1,60 @@
+"""The short answers: health, readiness, models, metrics."""
+
+import msgspec
+
+from starloom.serve.errors import UnknownModel
+from starloom.serve.gateway.client import Client
+from starloom.serve.gateway.metrics import Metrics
+from starloom.serve.gateway.workers import Workers
+from starloom.site import Model, Site
+
+_PLAIN = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
+
+
+class Pages:
+    """Answers to GET."""
+
+    def __init__(self, site: Site, workers: Workers, metrics: Metrics, created: int) -> None:
+        self._models = {model.name: model for model in site.models}
+        self._workers = workers
+        self._metrics = metrics
+        self._created = created
+        self.draining = False
+
+    async def answer(self, path: str, client: Client) -> bool:
+        """Answer, or say that there is no such page. Raises `UnknownModel`."""
+        if path == "/health":
+            await client.json(200, b'{"status":"ok"}')
+        elif path == "/ready":
+            await self._ready(client)
+        elif path == "/metrics":
+            await client.send(200, _PLAIN, self._metrics.page())
+        elif path == "/v1/models":
+            data = [self._described(model) for model in self._models.values()]
+            await client.json(200, msgspec.json.encode({"object": "list", "data": data}))
+        elif path.startswith("/v1/models/"):
+            name = path.removeprefix("/v1/models/")
+            model = self._models.get(name)
+            if model is None:
+                raise UnknownModel(f"there is no model {name!r}", param="model")
+            await client.json(200, msgspec.json.encode(self._described(model)))
+        else:
+            return False
+        return True
+
+    async def _ready(self, client: Client) -> None:
+        missing = [name for name in self._models if not self._workers.table.ready(name)]
+        if self.draining or missing:
+            why = {"status": "draining" if self.draining else "waiting", "models": missing}
+            await client.json(503, msgspec.json.encode(why))
+        else:
+            await client.json(200, b'{"status":"ready"}')
+
+    def _described(self, model: Model) -> dict[str, object]:
+        return {
+            "id": model.name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "starloom",
+            "max_model_len": model.context_tokens,
+        }

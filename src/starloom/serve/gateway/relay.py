@@ -1,0 +1,140 @@
+"""One sequence, from the schedule to the last delta: a ticket, a worker, and another if it fails."""
+
+from collections.abc import AsyncGenerator, Callable, Collection
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import cast
+
+from starloom.serve.base import Delta, EngineRequest, Finish, TokenLogprob, Usage
+from starloom.serve.errors import EngineFailed, Unavailable
+from starloom.serve.gateway.outlet import Outlet
+from starloom.serve.gateway.record import Tracker
+from starloom.serve.gateway.workers import Tries, Workers
+from starloom.serve.schedule import Ask, Ticket
+
+WAIT_S = 5.0
+"""So long a request waits for a worker to come up."""
+
+
+@dataclass(slots=True)
+class Sequence:
+    """One answer to one prompt."""
+
+    index: int
+    request: EngineRequest
+    ask: Ask
+    never: Collection[str]
+    """Workers that cannot take it."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """A whole answer, put together from deltas."""
+
+    texts: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    tokens: int = 0
+    finish: Finish = "stop"
+    usage: Usage | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+    def add(self, delta: Delta) -> None:
+        if delta.text:
+            self.texts.append(delta.text)
+        if delta.logprobs:
+            self.logprobs.extend(delta.logprobs)
+        self.tokens += delta.tokens
+        if delta.finish is not None:
+            self.finish = delta.finish
+            self.usage = delta.usage
+
+
+class Relay:
+    """Sends sequences to workers. `outlet` makes the guard of one answer, or None."""
+
+    def __init__(
+        self,
+        workers: Workers,
+        outlet: Callable[[int], Outlet | None],
+        now: Callable[[], float],
+        wait_s: float = WAIT_S,
+    ) -> None:
+        self._workers = workers
+        self._outlet = outlet
+        self._now = now
+        self._wait_s = wait_s
+
+    async def stream(self, sequence: Sequence, tracker: Tracker) -> AsyncGenerator[Delta, None]:
+        """Deltas as they come. Another worker is tried only before the first one."""
+        tries = self._tries(sequence)
+        while True:
+            ticket = await self._ticket(tries, tracker)
+            begun = False
+            try:
+                async with aclosing(self._attempt(sequence, ticket, tracker)) as deltas:
+                    async for delta in deltas:
+                        begun = True
+                        yield delta
+            except (Unavailable, EngineFailed) as error:
+                tracker.step("failed", ticket.worker, error.message)
+                if begun:
+                    raise
+                tries.failed(ticket.worker, error)
+            else:
+                return
+
+    async def collect(self, sequence: Sequence, tracker: Tracker) -> Answer:
+        """The whole answer. A worker that fails halfway is replaced, since nothing was sent."""
+        tries = self._tries(sequence)
+        while True:
+            ticket = await self._ticket(tries, tracker)
+            answer = Answer()
+            try:
+                async with aclosing(self._attempt(sequence, ticket, tracker)) as deltas:
+                    async for delta in deltas:
+                        answer.add(delta)
+            except (Unavailable, EngineFailed) as error:
+                tracker.step("failed", ticket.worker, error.message)
+                tries.failed(ticket.worker, error)
+            else:
+                return answer
+
+    def _tries(self, sequence: Sequence) -> Tries:
+        model = sequence.request.model
+        return Tries(
+            self._workers, model, sequence.ask, sequence.never, self._wait_s, self._now
+        )
+
+    async def _ticket(self, tries: Tries, tracker: Tracker) -> Ticket:
+        ticket = await tries.next()
+        tracker.step("schedule", ticket.worker, ticket.why)
+        return ticket
+
+    async def _attempt(
+        self, sequence: Sequence, ticket: Ticket, tracker: Tracker
+    ) -> AsyncGenerator[Delta, None]:
+        """What one worker says, past the guard. The ticket ends here, whatever happens."""
+        outlet = self._outlet(sequence.ask.prompt_tokens)
+        engine = self._workers.engines[ticket.worker]
+        begun = False
+        try:
+            stream = cast("AsyncGenerator[Delta, None]", engine.stream(sequence.request))
+            async with aclosing(stream) as deltas:
+                async for delta in deltas:
+                    if delta.finish in ("error", "cancelled"):
+                        raise EngineFailed(delta.error or "the worker gave the request up")
+                    if not begun:
+                        begun = True
+                        ticket.first_token()
+                        tracker.token()
+                    if outlet is not None:
+                        delta = outlet.let_out(delta)  # noqa: PLW2901
+                    yield delta
+                    if delta.finish is not None:
+                        return
+            raise EngineFailed("the worker ended without finishing the answer")
+        finally:
+            ticket.end()
