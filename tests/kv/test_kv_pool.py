@@ -185,6 +185,20 @@ def test_a_put_larger_than_one_round_is_stored_whole(pool_thread, monkeypatch):
     pool.close()
 
 
+def test_a_put_that_runs_out_of_time_leaves_its_tail_out(pool_thread, monkeypatch):
+    """Rounds stop before the limit: what went in stays, the connection and its leases too."""
+    monkeypatch.setattr("starloom.kv.client.PUT_ROUND_BYTES", 1)
+    now = iter(range(1000))
+    pool = PoolClient(pool_thread(f"{SLOT_BYTES}x{SLOTS}"), 30.0, clock=lambda: next(now))
+    with pool.get(keys(1)):
+        pass
+    stored = pool.put(blocks(SLOTS))
+    assert 0 < stored < SLOTS
+    assert pool.longest_prefix(keys(SLOTS)) == stored
+    assert pool.stat().connections == 1
+    pool.close()
+
+
 def descriptors() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 

@@ -96,6 +96,22 @@ def test_a_peer_that_ends_anywhere_leaves_nothing_behind(end):
     assert stat.blocks + sum(map(len, peer.store._free)) == stat.slots
 
 
+def test_a_session_knows_what_its_peer_owes():
+    """Awaited are the rest of a frame, or of the payload as a whole; nothing between requests."""
+    peer = Peer()
+    assert peer.session.awaited_bytes == protocol.HEADER_BYTES
+    peer.feed(HELLO)
+    assert peer.session.awaited_bytes == 0
+    peer.feed(put_frame([5, 16])[:20])
+    assert peer.session.awaited_bytes == len(put_frame([5, 16])) - 20
+    peer.feed(put_frame([5, 16])[20:])
+    assert peer.session.awaited_bytes == 21
+    peer.feed(b"x" * 7)
+    assert peer.session.awaited_bytes == 14
+    peer.feed(b"x" * 14)
+    assert peer.session.awaited_bytes == 0
+
+
 FRAMES = st.builds(
     protocol.frame,
     st.sampled_from(list(Op)),

@@ -7,9 +7,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from running import up
 
 from starloom.serve.tiny import model_path
+
+from running import up
 
 SCALE = 16
 """Lengths of the trace are divided by this: the tiny models hold 32k tokens and run on one core."""

@@ -62,7 +62,9 @@ class Client:
         async with self._http.stream("POST", "/v1/chat/completions", json=body) as answer:
             if answer.status_code != 200:
                 raise Failed(f"{answer.status_code}: {(await answer.aread()).decode()}")
-            first, text, usage = None, "", {}
+            first: float | None = None
+            text = ""
+            usage: dict[str, Any] = {}
             async for line in answer.aiter_lines():
                 if not line.startswith("data: ") or line == "data: [DONE]":
                     continue

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from starloom.bench import BENCHES, Options, run
+from starloom.bench import BENCHES, Options, Row, run
 from starloom.cli import show
 
 
@@ -23,7 +23,6 @@ def bench(
     if json:
         show.as_json(report)
         return
-    columns = ("system", "case", "metric", "value", "unit")
-    show.table(columns, [[row[column] for column in columns] for row in report["rows"]])
+    show.table(tuple(Row.__annotations__), [tuple(row.values()) for row in report["rows"]])
     for note in report["notes"]:
         typer.echo(f"note: {note}")

@@ -87,7 +87,7 @@ class PoolClient:
             if not positions or positions[0] <= last or positions[-1] == len(offered) - 1:
                 return stored
             last = positions[-1]
-            if deadline.over_in(2 * slowest_s):
+            if deadline.rest_s() < 2 * slowest_s:
                 return stored
 
     def stat(self) -> PoolStat:
@@ -107,7 +107,7 @@ class PoolClient:
     @contextmanager
     def _exchange(self, deadline: Deadline) -> Iterator[Wire]:
         """The connection for one question and its answer, and nobody else's meanwhile."""
-        if not self._lock.acquire(timeout=self._timeout_s):
+        if not self._lock.acquire(timeout=deadline.rest_s()):
             raise PoolUnavailable(f"{self._path}: other calls took all of {self._timeout_s} s")
         try:
             with self._failing():

@@ -33,14 +33,14 @@ class Deadline:
 
     def left_s(self) -> float:
         """Seconds left; raises TimeoutError when there are none."""
-        left = self._at - self._clock()
-        if left <= 0:
+        left = self.rest_s()
+        if not left:
             raise TimeoutError("no answer in time")
         return left
 
-    def over_in(self, span_s: float) -> bool:
-        """Whether fewer than `span_s` seconds are left."""
-        return self._at - self._clock() < span_s
+    def rest_s(self) -> float:
+        """Seconds left, or 0."""
+        return max(0.0, self._at - self._clock())
 
 
 class Wire:

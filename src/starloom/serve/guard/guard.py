@@ -6,7 +6,7 @@ Word lists match words, not meaning. Not caught are paraphrase, synonyms, transl
 misspelling; characters put between (spaces, zero-width marks, punctuation), look-alike letters of
 other alphabets, leetspeak, accents written as separate marks; encodings (base64, URL escapes, code
 that prints the phrase); text in images or sound; phrases that only several requests together spell.
-Word forms are not derived: list plurals, cases and conjugations, and both simplified and traditional
+Word forms are not derived: list plurals, cases and conjugations, both simplified and traditional
 Chinese. A phrase in a script without spaces matches anywhere, so a short one also matches inside
 longer words. Where a phrase is blocked, what stood before it has been let out already.
 Use it for names and terms that must not appear, not as a safety system by itself.
@@ -32,9 +32,9 @@ class Checked(NamedTuple):
     verdicts: list[Verdict]
 
     @property
-    def blocked(self) -> Verdict | None:
-        """The first phrase that forbids the request, if any does."""
-        return next((it for it in self.verdicts if it.action == "block"), None)
+    def blocked(self) -> bool:
+        """Whether the request must not go on."""
+        return any(verdict.action == "block" for verdict in self.verdicts)
 
 
 class Guard:

@@ -17,8 +17,8 @@ def entries(site: Site, where: Where) -> list[Entry]:
     found: list[Entry] = []
     for index, words in enumerate(site.guard.lists):
         if where in words.where:
-            for phrase in _phrases(site.base, words, f"guard.lists[{index}]", problems):
-                found.append(Entry(words.name, phrase, words.action))  # noqa: PERF401
+            phrases = _phrases(site.base, words, f"guard.lists[{index}]", problems)
+            found.extend(Entry(words.name, phrase, words.action) for phrase in phrases)
     if problems:
         raise SiteError(problems)
     return found
