@@ -7,10 +7,12 @@ system.
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable
 
 LIFELINE_ENV = "STARLOOM_LIFELINE_FD"
+LISTENER_ENV = "STARLOOM_LISTENER_FD"
 
 
 def watch_lifeline(on_end: Callable[[], None] | None = None) -> None:
@@ -31,3 +33,13 @@ def watch_lifeline(on_end: Callable[[], None] | None = None) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait, name="lifeline", daemon=True).start()
+
+
+def inherited_listener() -> socket.socket | None:
+    """The listening socket that a supervisor handed over; None where it handed none.
+
+    The supervisor keeps it open, so that a server that dies and comes back has the same address,
+    and clients that connect in between wait instead of being refused.
+    """
+    fd = os.environ.pop(LISTENER_ENV, None)
+    return None if fd is None else socket.socket(fileno=int(fd))

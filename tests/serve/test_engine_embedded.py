@@ -104,6 +104,12 @@ def reference(model, tokens):
         return model(torch.tensor([tokens])).logits[0]
 
 
+@pytest.fixture
+def no_padding(monkeypatch):
+    """Every context is long enough to attend alone."""
+    monkeypatch.setattr("starloom.serve.engines.embedded.attention.ALONE_TOKENS", 2)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_are_those_of_transformers(tmp_path, kind):
     """Within 1e-4, whole and in chunks that end inside blocks and tiles."""
@@ -206,6 +212,14 @@ def test_greedy_answers_do_not_depend_on_how_they_are_computed(model, options, s
     """The tokens of transformers, wherever its first two candidates differ by over 1e-3."""
     folder, prompts, expected = model
     check(answers(core(folder, **options), *ask(prompts, salt)), expected)
+
+
+@pytest.mark.usefixtures("no_padding")
+@pytest.mark.parametrize("blocks", [64, 9])
+def test_greedy_answers_of_long_contexts(model, blocks):
+    """Each sequence attends alone, in place or gathered from scattered blocks."""
+    folder, prompts, expected = model
+    check(answers(core(folder, blocks), *ask(prompts)), expected)
 
 
 def test_greedy_answers_survive_a_hand_over(model):

@@ -186,7 +186,7 @@ def test_a_full_queue_is_unavailable_and_reports_go_on(rundir):
             await engine.start()
             await until(lambda: engine.ready)
             asks = [
-                asyncio.create_task(collect(engine, request(f"r{i}", range(i, 900), max_tokens=30)))
+                asyncio.create_task(collect(engine, request(f"r{i}", [i] * 60, max_tokens=20)))
                 for i in range(8)
             ]
             done = await asyncio.gather(*asks, return_exceptions=True)
@@ -265,7 +265,7 @@ def test_sigterm_in_a_long_step_ends_within_two_seconds(rundir):
             engine = engine_of(rundir, "slow")
             await engine.start()
             await until(lambda: engine.ready)
-            ask = asyncio.create_task(collect(engine, request("a", range(900))))
+            ask = asyncio.create_task(collect(engine, request("a", [1] * 900)))
             await until(lambda: engine.report().steps_total == 0 and engine.ready)
             await asyncio.sleep(0.6)
             assert engine.ready, "reports go on during a step"

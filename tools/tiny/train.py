@@ -44,6 +44,8 @@ LOOK_BACK = ((2, "owner"), (3, "asked"), (1, "asked"))
 CONTENT_GAIN = 1.9
 POINTER_GAIN = 1.0
 SHORTEST_CHAT_TOKENS, CHAT_SHARE = 128, 0.3
+FAR_STRETCH_SHARE = 0.6  # of stretched sequences; the others' gaps are spread over magnitudes
+BARE_SHARE = 0.1  # of sequences, where sums are in the mix: sums with nothing before them
 PROMPT, FILLER = -1, -2
 NEAR_TOKENS = 32
 KINDS = ("set", *tasks.TASKS)
@@ -91,16 +93,17 @@ CURRICULA: dict[str, tuple[Stage, ...]] = {
         Stage("middle", (256, 512, 1024), 8192, 300, 2e-3, EASY, SURE, 2.0, 0.5),
         Stage("far", (256, 512), 4096, 600, 2e-3, EASY, {}, 1.0, 0.7, (0.6, 0.9), True),
         Stage("wide", (256, 512, 1024), 8192, 400, 2e-3, EASY, {}, 1.0, 0.7, (0.6, 0.9), True),
-        Stage("long", (256, 1024, 2048, 4096), 8192, 150, 1e-3, EASY, {}, 1.0, 0.5, (0.6, 0.95)),
+        Stage("reach", (256, 512), 4096, 400, 2e-3, EASY, {}, 1.0, 0.95, (0.6, 0.9), True),
+        Stage("long", (256, 1024, 2048, 4096), 8192, 80, 1e-3, EASY, {}, 1.0, 0.5, (0.6, 0.95)),
     ),
     "loom-l": (
         Stage("few", (64,), 4096, 300, 2e-3, ("recall",), {"recall": 0.95}),
         Stage("short", (64, 128), 4096, 800, 2e-3, LARGE_MIX, SURER),
         Stage("sums", (64,), 4096, 600, 2e-3, SUMS, {"arithmetic": 0.995}, 1.0, 0.0, (0.0, 0.4)),
-        Stage("hops", (64, 128), 4096, 600, 2e-3, HOPS, {"multi_hop": 0.98}, 3.0, 0.2),
-        Stage("crowd", (128, 256), 4096, 150, 2e-3, LARGE_MIX, SURER, 2.0, 0.3),
-        Stage("middle", (256, 512, 1024), 4096, 150, 2e-3, LARGE_MIX, SURER, 2.0, 0.5),
-        Stage("far", (64, 256, 512), 4096, 600, 2e-3, LARGE_MIX, {}, 1.0, 0.7, (0.6, 0.9), True),
+        Stage("hops", (64, 128), 4096, 350, 2e-3, HOPS, {"multi_hop": 0.98}, 3.0, 0.2),
+        Stage("crowd", (128, 256), 4096, 40, 2e-3, LARGE_MIX, SURER, 2.0, 0.3),
+        Stage("middle", (256, 512, 1024), 4096, 60, 2e-3, LARGE_MIX, SURER, 2.0, 0.5),
+        Stage("far", (64, 256, 512), 4096, 500, 2e-3, LARGE_MIX, {}, 1.0, 0.9, (0.6, 0.9), True),
         Stage(
             "long", (64, 1024, 2048, 4096), 4096, 150, 1e-3, LARGE_MIX, {}, 1.0, 0.5, (0.6, 0.95)
         ),
@@ -248,12 +251,22 @@ def chat(stage: Stage, rng: random.Random, length: int) -> tasks.Conversation:
     )
 
 
+def sums(rng: random.Random, length: int) -> tasks.Conversation:
+    """Return sums with nothing before them."""
+    seed = rng.getrandbits(48)
+    return tasks.study_session(seed, length, facts=0, document_share=0.0, kinds=("arithmetic",))
+
+
 def draw(
     writer: Writer, stage: Stage, rng: random.Random, length: int
 ) -> tuple[list[int], list[int]]:
     """Return one training sequence of at most ``length`` tokens and its marks."""
-    is_chat = length >= SHORTEST_CHAT_TOKENS and rng.random() < CHAT_SHARE
-    made = (chat if is_chat else study)(stage, rng, length)
+    if "arithmetic" in stage.kinds and rng.random() < BARE_SHARE:
+        made = sums(rng, min(length, 128))
+    elif length >= SHORTEST_CHAT_TOKENS and rng.random() < CHAT_SHARE:
+        made = chat(stage, rng, length)
+    else:
+        made = study(stage, rng, length)
     ids, marks = writer.conversation(made)
     return ids[:length], marks[:length]
 
@@ -294,9 +307,10 @@ def stretched(rng: random.Random, length: int) -> Tensor:
     """Return offsets (length,) that open one to three gaps, up to the whole window in all."""
     jumps = torch.zeros(length, dtype=torch.long)
     spare = MAX_POSITIONS - length
+    is_far = rng.random() < FAR_STRETCH_SHARE
     for _ in range(rng.randint(1, 3)):
         if spare > 1:
-            jump = int(math.exp(rng.uniform(0, math.log(spare))))
+            jump = rng.randrange(spare) if is_far else int(spare ** rng.random())
             jumps[rng.randrange(1, length)] += jump
             spare -= jump
     return jumps.cumsum(0)

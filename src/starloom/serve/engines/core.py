@@ -70,6 +70,7 @@ class EngineCore:
         if len(self._scheduler.waiting) >= self._max_waiting:
             raise Unavailable(f"{self._max_waiting} requests wait for this worker already")
         try:
+            _check_tokens(request.tokens, self._executor.vocab)
             self._scheduler.submit(request)
         except CannotFit as error:
             return Delta(id=request.id, finish="error", error=str(error))
@@ -82,9 +83,13 @@ class EngineCore:
 
     def fail_all(self, message: str) -> list[Delta]:
         """End every request with an error, after a step that broke."""
-        ids = list(self._texts)
-        deltas = [self._abandon(request_id, "error", message) for request_id in ids]
-        return [delta for delta in deltas if delta is not None]
+        deltas = []
+        for request_id in list(self._texts):
+            delta = self._abandon(request_id, "error", message)
+            # None: it finished in that very step, and its last delta was lost.
+            deltas.append(delta or Delta(id=request_id, finish="error", error=message))
+            self._texts.pop(request_id, None)
+        return deltas
 
     def step(self) -> list[Delta]:
         """Compute one step; returns a delta for each token that was drawn."""
@@ -177,8 +182,12 @@ class EngineCore:
             return count if lease.valid() else 0
 
     def _share(self, filled: Sequence[tuple[bytes, int]]) -> None:
-        if filled and self._writer is not None and self._writer.open:
-            self._writer.put([(key, self._executor.export_block(at)) for key, at in filled])
+        """Queue copies of new blocks for the pool, tails left out where it is slow."""
+        if self._writer is None or not filled:
+            return
+        shared = filled[: self._writer.room(self._executor.block_bytes)]
+        if shared:
+            self._writer.put([(key, self._executor.export_block(at)) for key, at in shared])
 
     def _delta(self, sampled: Sampled, choice: Choice) -> Delta:
         sequence, finish = sampled.sequence, sampled.finish
@@ -220,6 +229,12 @@ class _Totals:
         self.generated_tokens = 0
         self.steps = 0
         self.busy_s = 0.0
+
+
+def _check_tokens(tokens: Sequence[int], vocab: int) -> None:
+    """Raise `CannotFit` for ids that would break a step, and with it everybody's answers."""
+    if tokens and not 0 <= min(tokens) <= max(tokens) < vocab:
+        raise CannotFit(f"token ids go from 0 to {vocab - 1}")
 
 
 def _usage(sequence: Running) -> Usage:

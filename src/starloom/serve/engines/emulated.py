@@ -39,6 +39,7 @@ class EmulatedExecutor:
     ) -> None:
         self.num_blocks = num_blocks
         self.block_bytes = block_tokens * shape.kv_bytes_per_token
+        self.vocab = shape.vocab
         self._chip = chip
         self._shape = shape
         self._words = words

@@ -25,6 +25,8 @@ class Executor(Protocol):
 
     num_blocks: int
     block_bytes: int
+    vocab: int
+    """Token ids are below this."""
 
     def run(self, step: Step) -> Sequence[Choice]:
         """Compute a step: write its tokens' KV, and draw one token for each `step.sampled`."""

@@ -63,24 +63,23 @@ class RemoteEngine:
     async def stream(self, request: EngineRequest) -> AsyncIterator[Delta]:
         if not self.ready:
             raise Unavailable(f"worker {self.name!r} is not connected")
-        if request.id in self._streams:
-            raise Unavailable(f"request {request.id!r} is on worker {self.name!r} already")
-        deltas = self._streams[request.id] = DeltaQueue()
+        # A try has a name of its own: late deltas of one must not be taken for those of the next.
+        sent_id = f"{request.id}#{next(self._refs)}"
+        deltas = self._streams[sent_id] = DeltaQueue()
         finished = False
         try:
-            self._send(wire.Submit(msgspec.structs.replace(request, body=None)))
+            self._send(wire.Submit(msgspec.structs.replace(request, id=sent_id, body=None)))
             while not finished:
                 delta = await deltas.get()
+                delta.id = request.id
                 finished = delta.finish is not None
                 yield delta
         except (Unavailable, EngineFailed):
             finished = True
             raise
         finally:
-            if self._streams.get(request.id) is deltas:
-                del self._streams[request.id]
-                if not finished:
-                    self._send(wire.Cancel(request.id))
+            if self._streams.pop(sent_id, None) is not None and not finished:
+                self._send(wire.Cancel(sent_id))
 
     async def export_blocks(self, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:
         exchange = self._begin_exchange()

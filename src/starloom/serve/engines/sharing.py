@@ -1,7 +1,6 @@
 """A worker's side of the shared KV pool: reads on admission, writes behind its back."""
 
 import logging
-import queue
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -15,7 +14,8 @@ _log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 10.0
-_WRITE_QUEUE = 64
+MAX_QUEUED_BYTES = 64 << 20
+"""Copies of blocks that wait for the pool; more are not shared."""
 
 
 class BackOff:
@@ -47,12 +47,11 @@ class PoolReader:
         self._back_off = BackOff(clock)
 
     def lease(self, keys: Sequence[bytes]) -> "Lease | nullcontext[None]":
-        """The longest held prefix of `keys`, pinned; a context of None where nothing is gained."""
+        """The longest held prefix of `keys`, pinned; a context of None where nothing is asked."""
         if not keys or not self._back_off.open:
             return nullcontext()
         try:
-            held = self._pool.longest_prefix(keys)
-            lease = self._pool.get(keys[:held]) if held else nullcontext()
+            lease = self._pool.get(keys)
         except KvError as error:
             self._back_off.failed()
             _log.warning("the KV pool is left alone for a while: %s", error)
@@ -65,52 +64,62 @@ class PoolReader:
 
 
 class PoolWriter:
-    """Puts copies of blocks into the pool from a thread; drops what a full queue cannot take."""
+    """Puts copies of blocks into the pool from a thread, and takes no more than it may hold."""
 
-    def __init__(self, pool: Pool, clock: Callable[[], float], queued: int = _WRITE_QUEUE) -> None:
+    def __init__(
+        self, pool: Pool, clock: Callable[[], float], max_bytes: int = MAX_QUEUED_BYTES
+    ) -> None:
         self._pool = pool
         self._back_off = BackOff(clock)
-        self._queue: queue.Queue[list[tuple[bytes, Buffer]] | None] = queue.Queue(queued)
+        self._max_bytes = max_bytes
+        self._queued: list[tuple[bytes, Buffer]] = []
+        self._bytes = 0
+        """Of blocks queued or being written."""
+        self._closed = False
+        self._news = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="pool-writer", daemon=True)
         self._thread.start()
 
-    @property
-    def open(self) -> bool:
-        """Whether a put would be taken: ask before copying."""
-        return self._back_off.open and not self._queue.full()
+    def room(self, block_bytes: int) -> int:
+        """How many blocks of that size would be taken now; ask before copying."""
+        if not self._back_off.open:
+            return 0
+        # One block always fits an empty queue, whatever its size.
+        return max((self._max_bytes - self._bytes) // block_bytes, not self._bytes)
 
-    def put(self, blocks: list[tuple[bytes, Buffer]]) -> None:
-        """Queue blocks whose bytes nobody changes any more."""
-        try:
-            self._queue.put_nowait(blocks)
-        except queue.Full:
-            _log.debug("%d blocks are not shared: the pool is slower than the engine", len(blocks))
+    def put(self, blocks: Sequence[tuple[bytes, bytes]]) -> None:
+        """Queue blocks, prefixes in order. Does not wait."""
+        with self._news:
+            self._queued += blocks
+            self._bytes += sum(len(data) for _, data in blocks)
+            self._news.notify()
 
     def close(self, timeout_s: float = 1.0) -> None:
         """Stop writing; what is queued is dropped."""
-        while self._thread.is_alive():
-            try:
-                self._queue.put_nowait(None)
-                break
-            except queue.Full:
-                self._drop_one()
+        with self._news:
+            self._closed = True
+            self._news.notify()
         self._thread.join(timeout_s)
         self._pool.close()
 
-    def _drop_one(self) -> None:
-        try:
-            self._queue.get_nowait()
-        except queue.Empty:
-            return
-
     def _run(self) -> None:
-        while (blocks := self._queue.get()) is not None:
-            if not self._back_off.open:
-                continue
-            try:
-                self._pool.put(blocks)
-            except KvError as error:
-                self._back_off.failed()
-                _log.warning("blocks are not shared for a while: %s", error)
-            else:
-                self._back_off.worked()
+        while (blocks := self._next()) is not None:
+            if self._back_off.open:
+                self._write(blocks)
+            with self._news:
+                self._bytes -= sum(memoryview(data).nbytes for _, data in blocks)
+
+    def _next(self) -> list[tuple[bytes, Buffer]] | None:
+        with self._news:
+            self._news.wait_for(lambda: self._queued or self._closed)
+            blocks, self._queued = self._queued, []
+            return None if self._closed else blocks
+
+    def _write(self, blocks: list[tuple[bytes, Buffer]]) -> None:
+        try:
+            self._pool.put(blocks)
+        except KvError as error:
+            self._back_off.failed()
+            _log.warning("blocks are not shared for a while: %s", error)
+        else:
+            self._back_off.worked()

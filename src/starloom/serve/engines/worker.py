@@ -77,9 +77,10 @@ class Worker:
         """Until asked to stop, or drained."""
         while not (self._stop.wanted or (self._draining and self._core.idle)):
             self._take_events()
+            self._report()
             if not self._core.idle and not self._stop.wanted:
                 self._send(self._step())
-            self._report()
+                self._report()
         self._send(filter(None, map(self._core.cancel, list(self._owners))))
 
     def _take_events(self) -> None:
@@ -97,7 +98,13 @@ class Worker:
             return self._core.step()
         except Exception:  # noqa: BLE001 - the process's edge: one bad step must not end all
             _log.exception("a step failed; its requests are ended")
-            return self._core.fail_all("the engine failed while it computed")
+            message = "the engine failed while it computed"
+            deltas = {delta.id: delta for delta in self._core.fail_all(message)}
+            # Some may have ended in that step, whose last deltas are lost.
+            return [
+                deltas.get(name) or Delta(id=name, finish="error", error=message)
+                for name in self._owners
+            ]
 
     def _handle(self, event: Event) -> None:
         match event.frame:
@@ -105,7 +112,7 @@ class Worker:
                 self._submit(event.connection, request)
             case wire.Cancel(id):
                 if self._owners.get(id) == event.connection:
-                    self._cancel([id])
+                    self._cancel([id])  # nobody reads an answer to this
             case wire.Export(ref, keys):
                 groups = wire.parts(list(self._core.export_blocks(keys).items()))
                 for at, blocks in enumerate(groups, 1):
@@ -137,7 +144,9 @@ class Worker:
             self._server.send(connection, wire.Refused(request.id, refusal))
 
     def _cancel(self, ids: Iterable[str]) -> None:
-        self._send(filter(None, map(self._core.cancel, ids)))
+        for request_id in ids:
+            self._core.cancel(request_id)
+            del self._owners[request_id]
 
     def _send(self, deltas: Iterable[Delta]) -> None:
         """Each delta to the connection that its request came over, one frame a connection."""
@@ -161,21 +170,21 @@ def run(path: Path, name: str) -> int:
     """Serve worker `name` of the site that runs in `path`; the exit status."""
     # The socket thread must not wait 5 ms for every turn while steps are pure Python.
     sys.setswitchinterval(0.0005)
+    watch_lifeline()
     rundir, stop = RunDir(path), Stop()
-    site = rundir.site()
     try:
+        site = rundir.site()
         core = build_core(site, rundir, name, stop.sleep)
         model = site.worker(name).model
         fingerprint = ModelFiles(site, model).fingerprint
-    except (BadModelFolder, KeyError) as error:
+        load = core.report()
+        hello = wire.Hello(name, model, fingerprint, load.kv_blocks, os.getpid())
+        server = Server(rundir.worker_socket(name), hello, load)
+    except (BadModelFolder, KeyError, OSError, ValueError) as error:
         _log.error("worker %s cannot start: %s", name, error)
         return 2
-    load = core.report()
-    hello = wire.Hello(name, model, fingerprint, load.kv_blocks, os.getpid())
-    server = Server(rundir.worker_socket(name), hello, load)
     stop.install(server.events)
     server.start()
-    watch_lifeline()
     _log.info("worker %s is ready", name)
     Worker(core, server, stop).run()
     server.close()

@@ -1,6 +1,6 @@
 """OpenAI's request bodies, decoded straight into typed structs and checked on the way."""
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -112,13 +112,13 @@ class TextBody(Asked, kw_only=True):
         kinds = {type(item) for item in self.prompt}
         if kinds == {int}:
             return [[item for item in self.prompt if isinstance(item, int)]]
-        if kinds == {str} or kinds == {list}:
+        if kinds in ({str}, {list}):
             return [item for item in self.prompt if not isinstance(item, int)]
         what = "a prompt is a string, a list of strings, a list of token ids, or a list of those"
         raise BadRequest(what, param="prompt")
 
 
-Body = ChatBody | TextBody
+Body: TypeAlias = ChatBody | TextBody
 _B = TypeVar("_B", ChatBody, TextBody)
 _chat = msgspec.json.Decoder(ChatBody)
 _text = msgspec.json.Decoder(TextBody)

@@ -1,42 +1,40 @@
 """The gateway's ASGI application: the door, the routes, and what every answer carries."""
 
 import asyncio
-import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from functools import partial
+import logging
+from collections.abc import Callable
 
-import msgspec
 from starlette.routing import Router
 
-from starloom.serve.base import Engine
-from starloom.serve.errors import BadRequest, EngineFailed, ServeError, Throttled, Unavailable
-from starloom.serve.gateway.auth import Keys, Throttle
+from starloom.serve.errors import ServeError, Throttled, Unavailable
+from starloom.serve.gateway.auth import Keys
 from starloom.serve.gateway.client import Client, Gone, Receive, Scope, Send
 from starloom.serve.gateway.clock import Clock
 from starloom.serve.gateway.door import (
     Door,
+    Headers,
     NoSuchPage,
-    RawHeaders,
     WrongMethod,
     address,
     check_json,
     sane_id,
     wanted,
 )
-from starloom.serve.gateway.guarding import Checker, Guarding
 from starloom.serve.gateway.line import CHAT, TEXT, Line
-from starloom.serve.gateway.metrics import Metrics, WorkerMetrics
+from starloom.serve.gateway.metrics import Metrics
 from starloom.serve.gateway.pages import Pages
-from starloom.serve.gateway.prompts import Prompts
 from starloom.serve.gateway.record import RequestLog, Tracker
-from starloom.serve.gateway.relay import WAIT_S, Relay
-from starloom.serve.gateway.workers import Workers
-from starloom.site import Site
+from starloom.site import Gateway
 
+_log = logging.getLogger(__name__)
+_POSTS = (CHAT, TEXT)
 _MIB = 1 << 20
-_OPEN = ("/health", "/ready")
+_CANCELLED = 499
+"""What logs say of a request whose client left; nobody is sent it."""
+
+
+class BrokenInside(ServeError):
+    """A fault of ours; the log has the rest."""
 
 
 class App:
@@ -44,7 +42,7 @@ class App:
 
     def __init__(
         self,
-        site: Site,
+        gateway: Gateway,
         *,
         line: Line,
         pages: Pages,
@@ -53,11 +51,11 @@ class App:
         log: RequestLog | None,
         clock: Clock,
         new_id: Callable[[], str],
-        router: Router,
+        lifespan: Router,
     ) -> None:
-        self._limits = site.gateway.limits
-        self._open = {*_OPEN, *(("/metrics",) if site.gateway.open_metrics else ())}
-        self._door = Door(site.gateway)
+        self._limits = gateway.limits
+        self._open = {"/health", "/ready", *(("/metrics",) if gateway.open_metrics else ())}
+        self._door = Door(gateway)
         self._line = line
         self._pages = pages
         self._keys = keys
@@ -65,8 +63,8 @@ class App:
         self._log = log
         self._clock = clock
         self._new_id = new_id
-        self._router = router
-        self._body_bytes = int(self._limits.body_mib * _MIB)
+        self._lifespan = lifespan
+        self._body_bytes = int(gateway.limits.body_mib * _MIB)
         self.running = 0
         """Requests in the line."""
 
@@ -76,19 +74,97 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._router(scope, receive, send)
+            await self._lifespan(scope, receive, send)
             return
-        raw: RawHeaders = scope["headers"]
-        unique = self._new_id()
-        client = Client(scope, receive, send, [])
+        client = Client(scope, receive, send)
         try:
-            headers = wanted(raw)
-            request_id = sane_id(headers) or unique
-            client.headers.append((b"x-request-id", request_id.encode()))
-            self._door.check_host(headers.get(b"host"))
-            client.headers += self._door.check_origin(headers)
-            await self._route(scope, headers, client, Tracker(request_id, unique, scope["path"], self._clock))
+            await self._enter(scope, client)
         except ServeError as error:
             await client.error(error)
         except Gone:
             pass
+        except Exception:  # noqa: BLE001  the process's edge: a client is told without details
+            _log.exception("a request broke the gateway")
+            await client.error(BrokenInside("the gateway failed; its log says why"))
+
+    async def _enter(self, scope: Scope, client: Client) -> None:
+        """The checks that need headers alone, then to the page or into the line."""
+        unique = self._new_id()
+        client.headers.append((b"x-request-id", unique.encode()))
+        headers = wanted(scope["headers"])
+        request_id = sane_id(headers) or unique
+        client.headers[0] = (b"x-request-id", request_id.encode())
+        self._door.check_host(headers.get(b"host"))
+        client.headers += self._door.check_origin(headers)
+        method, path = scope["method"], scope["path"]
+        if method == "OPTIONS" and b"origin" in headers:
+            client.headers += self._door.preflight(headers)
+            await client.empty()
+            return
+        tracker = Tracker(request_id, unique, path, self._clock)
+        if path not in self._open:
+            came_from = address(scope["client"])
+            tracker.record.tenant = self._keys.tenant(headers.get(b"authorization"), came_from)
+        if path in _POSTS:
+            if method != "POST":
+                raise WrongMethod("POST a JSON body here")
+            await self._into_line(path, headers, client, tracker)
+        elif method not in ("GET", "HEAD"):
+            raise WrongMethod("only GET is answered here")
+        elif not await self._pages.answer(path, client):
+            raise NoSuchPage(f"there is nothing at {path}")
+
+    async def _into_line(
+        self, path: str, headers: Headers, client: Client, tracker: Tracker
+    ) -> None:
+        """Count the request, read its body, and see it through, however it ends."""
+        if self._pages.draining:
+            raise Unavailable("the gateway is shutting down", retry_after_s=5)
+        if self.running >= self._limits.requests:
+            raise Throttled("too many requests at once", retry_after_s=1)
+        check_json(headers)
+        outcome = "ok"
+        self.running += 1
+        try:
+            stated = headers.get(b"content-length")
+            raw = await client.body(stated, self._body_bytes, self._limits.body_timeout_s)
+            await self._watched(path, raw, tracker, client)
+        except ServeError as error:
+            outcome = error.code
+            await client.error(error)
+        except Gone:
+            outcome = "cancelled"
+            client.status = _CANCELLED
+        except Exception:
+            outcome = BrokenInside.code
+            client.status = BrokenInside.status
+            raise
+        finally:
+            self.running -= 1
+            record = tracker.done(outcome, client.status)
+            self._metrics.seen(record)
+            if self._log is not None:
+                self._log.write(record)
+
+    async def _watched(self, path: str, raw: bytes, tracker: Tracker, client: Client) -> None:
+        """The line's answer, broken off when the client leaves. Raises `Gone` then."""
+        task = asyncio.current_task()
+        gone = False
+
+        def leave() -> None:
+            nonlocal gone
+            gone = True
+            if task is not None:
+                task.cancel()
+
+        forget = client.watch(leave)
+        try:
+            await self._line.answer(path, raw, tracker, client)
+        except asyncio.CancelledError:
+            if task is not None:
+                task.uncancel()
+            if gone:
+                raise Gone from None
+            raise Unavailable("the gateway is shutting down", retry_after_s=5) from None
+        finally:
+            forget()

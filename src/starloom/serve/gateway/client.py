@@ -25,8 +25,8 @@ ON_GONE = "starloom.on_gone"
 """In a scope of our own server: callbacks for when the connection is lost."""
 
 
-class Gone(Exception):  # noqa: N818
-    """The client left before its request was read."""
+class Gone(Exception):
+    """The client left before it was answered."""
 
 
 class BodyTimedOut(BadRequest):
@@ -38,8 +38,8 @@ class BodyTimedOut(BadRequest):
 class Client:
     """One request's connection. `headers` are added to every answer."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, headers: RawHeaders) -> None:
-        self.headers = headers
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.headers: RawHeaders = []
         self.streaming = False
         self.status = 0
         self._scope = scope
@@ -76,10 +76,27 @@ class Client:
 
     async def json(self, status: int, body: bytes, headers: RawHeaders | None = None) -> None:
         """The whole answer."""
+        await self.send(status, _JSON, body, headers)
+
+    async def send(
+        self,
+        status: int,
+        kind: tuple[bytes, bytes],
+        body: bytes,
+        headers: RawHeaders | None = None,
+    ) -> None:
+        """The whole answer, with its content type."""
         self.status = status
-        fields = [_JSON, (b"content-length", b"%d" % len(body)), *self.headers, *(headers or ())]
+        fields = [kind, (b"content-length", b"%d" % len(body)), *self.headers, *(headers or ())]
         await self._send({"type": "http.response.start", "status": status, "headers": fields})
         await self._send({"type": "http.response.body", "body": body})
+
+    async def empty(self) -> None:
+        """204: all is said in the headers."""
+        self.status = 204
+        start = {"type": "http.response.start", "status": 204, "headers": self.headers}
+        await self._send(start)
+        await self._send({"type": "http.response.body", "body": b""})
 
     async def event(self, frame: bytes) -> None:
         """One piece of a stream of events; the first one says 200. Tasks may share a stream."""
@@ -105,8 +122,8 @@ class Client:
         headers: RawHeaders = []
         if error.retry_after_s is not None:
             headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after_s + 0.5))))
-        if not self._read and self._scope["method"] == "POST":
-            headers.append(_CLOSE)  # the rest of its body is not waited for
+        if not self._read and any(name == b"expect" for name, _ in self._scope["headers"]):
+            headers.append(_CLOSE)  # whether it sends its body now is not known
         await self.json(error.status, body, headers)
 
     def watch(self, on_gone: Callable[[], object]) -> Callable[[], None]:

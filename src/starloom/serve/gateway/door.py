@@ -23,6 +23,7 @@ _WANTED = frozenset(
         b"content-type",
         b"content-length",
         b"content-encoding",
+        b"expect",
         b"x-request-id",
         b"access-control-request-headers",
     }
@@ -30,11 +31,26 @@ _WANTED = frozenset(
 _KNOWN_HOSTS = 256
 
 RawHeaders = list[tuple[bytes, bytes]]
+Headers = dict[bytes, bytes]
 
 
-def wanted(headers: RawHeaders) -> dict[bytes, bytes]:
+class UnsupportedMedia(BadRequest):
+    """The body is of a kind that is not read."""
+
+    status, code = 415, "unsupported_media_type"
+
+
+class NoSuchPage(BadRequest):
+    status, code = 404, "not_found"
+
+
+class WrongMethod(BadRequest):
+    status, code = 405, "method_not_allowed"
+
+
+def wanted(headers: RawHeaders) -> Headers:
     """The headers that the gateway reads. A second `Host` is refused; else the first one counts."""
-    found: dict[bytes, bytes] = {}
+    found: Headers = {}
     for name, value in headers:
         if name in _WANTED:
             if name in found:
@@ -45,7 +61,7 @@ def wanted(headers: RawHeaders) -> dict[bytes, bytes]:
     return found
 
 
-def sane_id(headers: dict[bytes, bytes]) -> str | None:
+def sane_id(headers: Headers) -> str | None:
     """The client's own request id, where it is fit for a log."""
     value = headers.get(b"x-request-id")
     return value.decode() if value is not None and _SANE_ID.fullmatch(value) else None
@@ -68,7 +84,7 @@ class Door:
         if len(self._good) < _KNOWN_HOSTS:
             self._good.add(host)
 
-    def check_origin(self, headers: dict[bytes, bytes]) -> RawHeaders:
+    def check_origin(self, headers: Headers) -> RawHeaders:
         """Headers for a page that may call; none for other clients. Raises `Forbidden`."""
         origin = headers.get(b"origin")
         if origin is None:
@@ -83,7 +99,7 @@ class Door:
             (b"vary", b"origin"),
         ]
 
-    def preflight(self, headers: dict[bytes, bytes]) -> RawHeaders:
+    def preflight(self, headers: Headers) -> RawHeaders:
         """What an allowed page may send."""
         names = headers.get(b"access-control-request-headers", b"")
         if not _SANE_NAMES.fullmatch(names):
@@ -102,19 +118,13 @@ class Door:
         return name in self._names or _is_loopback(name)
 
 
-def check_json(headers: dict[bytes, bytes]) -> None:
+def check_json(headers: Headers) -> None:
     """A POST carries plain JSON: a form of a hostile page, which needs no preflight, does not."""
     kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
     if kind != b"application/json":
         raise UnsupportedMedia("send the body as `Content-Type: application/json`")
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise UnsupportedMedia("compressed bodies are not read")
-
-
-class UnsupportedMedia(BadRequest):
-    """The body is of a kind that is not read."""
-
-    status = 415
 
 
 def address(client: Sequence[object] | None) -> str:

@@ -1,46 +1,36 @@
-"""The guard at the way in: every text of a request that can reach a model is shown to it."""
+"""The guard in the line: texts that can reach a model, texts that come back, and the audit."""
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from concurrent.futures import Executor
+from typing import Any
 
 import msgspec
 
 from starloom.serve.errors import ContentRefused
 from starloom.serve.gateway.api import Body, ChatBody, Message, TextBody
 from starloom.serve.gateway.metrics import Metrics
-from starloom.serve.gateway.outlet import Outlet, OutputFilter
-from starloom.serve.gateway.prompts import Prompts
+from starloom.serve.gateway.outlet import Outlet
+from starloom.serve.gateway.prompts import LONG_CHARS, Prompts
 from starloom.serve.gateway.record import Tracker
+from starloom.serve.guard import Audit, Guard, Verdict, audit_records
 
-_READ = ("messages", "prompt", "suffix", "tools", "functions", "response_format")
+_READ = ("messages", "prompt", "suffix", "response_format")
 _NOT_TEXT = ("role", "type")
 
 
-class Verdict(Protocol):
-    """What the guard says of texts."""
-
-    @property
-    def blocked(self) -> bool: ...
-    @property
-    def texts(self) -> list[str]:
-        """The texts, masked where they have to be."""
-
-
-class Checker(Protocol):
-    """The guard as the line needs it."""
-
-    def check_input(self, texts: list[str]) -> Verdict: ...
-    def output(self) -> OutputFilter: ...
-
-
 class Guarding:
-    """Shows requests and answers to the guard, and counts what it did."""
+    """Shows requests and answers to the guard, and keeps what it found."""
 
-    def __init__(self, guard: Checker | None, metrics: Metrics) -> None:
+    def __init__(
+        self, guard: Guard | None, audit: Audit | None, metrics: Metrics, threads: Executor
+    ) -> None:
         self._guard = guard
+        self._audit = audit
         self._metrics = metrics
+        self._threads = threads
 
-    def checked(
+    async def checked(
         self, body: Body, own: dict[str, Any] | None, prompts: Prompts, tracker: Tracker
     ) -> tuple[Body, dict[str, Any] | None]:
         """The request as it may go on, masked if need be. Raises `ContentRefused`.
@@ -49,20 +39,21 @@ class Guarding:
         """
         if self._guard is None:
             return body, own
-        shown = _shown(body, prompts) if own is None else own
+        shown = {**(own or {}), **_shown(body, own, prompts)}
         read = {field: shown[field] for field in _READ if field in shown}
         texts = list(_strings(read))
-        verdict = self._guard.check_input(texts)
-        if verdict.blocked:
-            self._metrics.guarded("input", "block")
-            tracker.step("guard", "blocked")
-            raise ContentRefused("the request holds content that this site does not accept")
-        if verdict.texts == texts:
+        if sum(map(len, texts)) > LONG_CHARS:
+            loop = asyncio.get_running_loop()
+            checked = await loop.run_in_executor(self._threads, self._guard.check_input, texts)
+        else:
+            checked = self._guard.check_input(texts)
+        if not checked.verdicts:
             tracker.step("guard")
             return body, own
-        self._metrics.guarded("input", "mask")
-        tracker.step("guard", "masked")
-        masked = _replaced(read, iter(verdict.texts).__next__)
+        self.note(checked.verdicts, tracker)
+        if checked.blocked:
+            raise ContentRefused("the request holds content that this site does not accept")
+        masked = _replaced(read, iter(checked.texts).__next__)
         if isinstance(body, ChatBody):
             messages = msgspec.convert(masked["messages"], list[Message])
             body = msgspec.structs.replace(body, messages=messages)
@@ -70,18 +61,32 @@ class Guarding:
             body = msgspec.structs.replace(body, prompt=masked["prompt"])
         return body, None if own is None else {**own, **masked}
 
-    def outlet(self, prompt_tokens: int) -> Outlet | None:
-        """The filter of one answer."""
+    def outlet(self, tracker: Tracker, prompt_tokens: int) -> Outlet | None:
+        """The filter of one answer; its `close` keeps what it found."""
         if self._guard is None:
             return None
-        return Outlet(self._guard.output(), prompt_tokens)
+        return Outlet(self._guard.output(), prompt_tokens, lambda found: self.note(found, tracker))
+
+    def note(self, verdicts: list[Verdict], tracker: Tracker) -> None:
+        """Count and audit what was found in one text."""
+        if not verdicts:
+            return
+        record = tracker.record
+        for verdict in verdicts:
+            self._metrics.guarded(verdict.where, verdict.action)
+        lists = ", ".join(sorted({f"{verdict.action} {verdict.list}" for verdict in verdicts}))
+        tracker.step("guard", verdicts[0].where, lists)
+        if self._audit is not None:
+            at = tracker.wall()
+            found = audit_records(verdicts, time_s=at, request=record.id, tenant=record.tenant)
+            self._audit.write(found)
 
 
-def _shown(body: Body, prompts: Prompts) -> dict[str, Any]:
-    """What a worker of ours will read; token ids as the text that they stand for."""
-    if isinstance(body, ChatBody):
-        return {"messages": msgspec.to_builtins(body.messages)}
-    return {"prompt": _texts(body, prompts)}
+def _shown(body: Body, own: dict[str, Any] | None, prompts: Prompts) -> dict[str, Any]:
+    """What a worker will read of the prompt; token ids as the text that they stand for."""
+    if isinstance(body, TextBody):
+        return {"prompt": _texts(body, prompts)}
+    return {"messages": msgspec.to_builtins(body.messages)} if own is None else {}
 
 
 def _texts(body: TextBody, prompts: Prompts) -> list[str]:

@@ -65,7 +65,7 @@ class Line:
     async def _answer(self, body: Body, raw: bytes, tracker: Tracker, client: Client) -> None:
         prompts, workers = self._route(body, tracker)
         own = parse_object(raw) if workers.upstream else None
-        body, own = self._guarding.checked(body, own, prompts, tracker)
+        body, own = await self._guarding.checked(body, own, prompts, tracker)
         sequences = await self._sequences(body, own, prompts, workers.never, tracker)
         shape = _shape(body, tracker)
         if body.stream:

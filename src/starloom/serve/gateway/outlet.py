@@ -1,17 +1,9 @@
 """The guard at the way out: what an engine says passes here before a client sees it."""
 
-from typing import Protocol
+from collections.abc import Callable
 
 from starloom.serve.base import Delta, TokenLogprob, Usage
-
-
-class OutputFilter(Protocol):
-    """The guard of one answer."""
-
-    @property
-    def blocked(self) -> bool: ...
-    def feed(self, text: str) -> str: ...
-    def finish(self) -> str: ...
+from starloom.serve.guard import OutputFilter, Verdict
 
 
 class Outlet:
@@ -20,8 +12,14 @@ class Outlet:
     They spell the tokens, so they must not tell what the filter holds back, masks or blocks.
     """
 
-    def __init__(self, output: OutputFilter, prompt_tokens: int) -> None:
+    def __init__(
+        self,
+        output: OutputFilter,
+        prompt_tokens: int,
+        note: Callable[[list[Verdict]], None],
+    ) -> None:
         self._filter = output
+        self._note = note
         self._prompt_tokens = prompt_tokens
         self._tokens = 0
         self._held = ""
@@ -45,6 +43,10 @@ class Outlet:
                     prompt_tokens=self._prompt_tokens, completion_tokens=self._tokens
                 )
         return delta
+
+    def close(self) -> None:
+        """The answer is over: tell what was found in it."""
+        self._note(self._filter.verdicts)
 
     def _logprobs(self, delta: Delta, text: str) -> list[TokenLogprob]:
         self._held += delta.text

@@ -13,7 +13,7 @@ from starloom.serve.gateway.api import Message
 from starloom.serve.tokenise import Tokeniser
 from starloom.site import Model
 
-_LONG_CHARS = 8192
+LONG_CHARS = 8192
 """Longer prompts are tokenised in a thread, so that the loop goes on."""
 
 
@@ -54,7 +54,7 @@ class Prompts:
         return self.tokeniser.decode(tokens)
 
     async def _run(self, size: int, make: Callable[[], Prompt]) -> Prompt:
-        if size <= _LONG_CHARS:
+        if size <= LONG_CHARS:
             return make()
         return await asyncio.get_running_loop().run_in_executor(self._threads, make)
 

@@ -49,14 +49,19 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
 class Tracker:
     """Writes into a record, with the time since the request arrived."""
 
-    __slots__ = ("_begin", "_mono", "record", "unique")
+    __slots__ = ("_begin", "_clock", "_mono", "record", "unique")
 
     def __init__(self, request_id: str, unique: str, path: str, clock: Clock) -> None:
         self.unique = unique
         """Ours alone, while a client may send the same `record.id` twice."""
+        self._clock = clock
         self._mono = clock.mono
         self._begin = clock.mono()
         self.record = Record(id=request_id, at=clock.wall(), path=path)
+
+    def wall(self) -> float:
+        """Seconds since 1970, now."""
+        return self._clock.wall()
 
     def now_ms(self) -> float:
         return round((self._mono() - self._begin) * 1e3, 3)

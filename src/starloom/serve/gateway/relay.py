@@ -1,4 +1,4 @@
-"""One sequence, from the schedule to the last delta: a ticket, a worker, and another if it fails."""
+"""One sequence, from schedule to last delta: a ticket, a worker, and another if it fails."""
 
 from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import aclosing
@@ -58,7 +58,7 @@ class Relay:
     def __init__(
         self,
         workers: Workers,
-        outlet: Callable[[int], Outlet | None],
+        outlet: Callable[[Tracker, int], Outlet | None],
         now: Callable[[], float],
         wait_s: float = WAIT_S,
     ) -> None:
@@ -104,9 +104,7 @@ class Relay:
 
     def _tries(self, sequence: Sequence) -> Tries:
         model = sequence.request.model
-        return Tries(
-            self._workers, model, sequence.ask, sequence.never, self._wait_s, self._now
-        )
+        return Tries(self._workers, model, sequence.ask, sequence.never, self._wait_s, self._now)
 
     async def _ticket(self, tries: Tries, tracker: Tracker) -> Ticket:
         ticket = await tries.next()
@@ -117,7 +115,7 @@ class Relay:
         self, sequence: Sequence, ticket: Ticket, tracker: Tracker
     ) -> AsyncGenerator[Delta, None]:
         """What one worker says, past the guard. The ticket ends here, whatever happens."""
-        outlet = self._outlet(sequence.ask.prompt_tokens)
+        outlet = self._outlet(tracker, sequence.ask.prompt_tokens)
         engine = self._workers.engines[ticket.worker]
         begun = False
         try:
@@ -138,3 +136,5 @@ class Relay:
             raise EngineFailed("the worker ended without finishing the answer")
         finally:
             ticket.end()
+            if outlet is not None:
+                outlet.close()

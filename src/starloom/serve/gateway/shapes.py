@@ -43,7 +43,7 @@ class Reply(msgspec.Struct):
     created: int
     model: str
     choices: list[Choice]
-    usage: Tokens | None | UnsetType = UNSET
+    usage: Tokens | UnsetType | None = UNSET
     system_fingerprint: str | None = None
 
 
@@ -82,9 +82,7 @@ class _Shape:
         shown = usage if self._include_usage else UNSET
         return b"data: " + _encode(self._reply(self.CHUNK, choices, shown)) + b"\n\n"
 
-    def _reply(
-        self, kind: str, choices: list[Choice], usage: Tokens | None | UnsetType
-    ) -> Reply:
+    def _reply(self, kind: str, choices: list[Choice], usage: Tokens | UnsetType | None) -> Reply:
         return Reply(self._id, kind, self._created, self._model, choices, usage)
 
     CHUNK = ""

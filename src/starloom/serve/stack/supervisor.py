@@ -17,7 +17,7 @@ from typing import IO
 
 import httpx
 
-from starloom.process import LIFELINE_ENV
+from starloom.process import LIFELINE_ENV, LISTENER_ENV
 from starloom.serve.rundir import RunDir
 from starloom.serve.stack.children import Child, children
 from starloom.serve.stack.keys import tenant_keys
@@ -27,6 +27,7 @@ _STOP_S = 5.0
 _LOG_BYTES = 8 << 20
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 _STEADY_S = 10.0
+_BACKLOG = 1024
 
 Told = Callable[[str], None]
 
@@ -49,7 +50,8 @@ class Stack:
         self._watchers: list[tuple[Child, asyncio.Task[None]]] = []
         self._stopping = asyncio.Event()
         self._lock: IO[str] | None = None
-        self._lifeline = -1
+        self._listener: socket.socket | None = None
+        self._lifeline = self._lifeline_end = -1
 
     async def __aenter__(self) -> "Stack":
         try:
@@ -66,11 +68,11 @@ class Stack:
 
     @property
     def url(self) -> str:
-        """The gateway's address; raises StackError before it listens."""
-        state = self.rundir.gateway()
+        """The gateway's address."""
+        state = self.rundir.state()
         if state is None:
-            raise StackError("the gateway does not listen yet")
-        return state["url"]
+            raise StackError(f"site {self.site.name!r} is not started")
+        return str(state["url"])
 
     def pid(self, name: str) -> int | None:
         """The process id of a child that runs now."""
@@ -79,13 +81,12 @@ class Stack:
     async def ready(self, timeout_s: float = 120.0) -> None:
         """Wait until every model has a worker. Raises StackError with the newest log lines."""
         deadline = time.monotonic() + timeout_s
-        last = "the gateway does not listen"
+        last = "the gateway does not answer"
         async with httpx.AsyncClient(timeout=2.0, trust_env=False) as client:
             while time.monotonic() < deadline:
-                with contextlib.suppress(StackError, httpx.HTTPError):
+                with contextlib.suppress(httpx.HTTPError):
                     answer = await client.get(f"{self.url}/ready")
                     if answer.status_code == 200:
-                        self._write_state()
                         return
                     last = answer.text
                 broken = [name for name, count in self.restarts.items() if count >= 3]
@@ -110,6 +111,8 @@ class Stack:
                     for child, _ in group:
                         self._signal(child.name, signal.SIGKILL)
                     await asyncio.wait(late)
+            if kind == "gateway" and self._listener is not None:
+                self._listener.close()  # refuse who comes now, rather than let them wait
         self._watchers.clear()
         if self._lifeline >= 0:
             os.close(self._lifeline)
@@ -136,11 +139,12 @@ class Stack:
             ) from error
         self._lock = lock
         self.rundir.clear_state()
-        _need_port(self.site.gateway.host, self.site.gateway.port)
+        self._listener = _listen(self.site.gateway.host, self.site.gateway.port)
         keys, self.made_key = tenant_keys(self.site)
         self.rundir.write_site(self.site)
         self.rundir.write_keys(keys)
         self._lifeline_end, self._lifeline = os.pipe()
+        self._write_state()
 
     async def _watch(self, child: Child) -> None:
         """Run one child for as long as the site runs, again and again when it ends by itself."""
@@ -161,14 +165,17 @@ class Stack:
 
     @contextlib.asynccontextmanager
     async def _running(self, child: Child) -> AsyncIterator[asyncio.subprocess.Process]:
+        handed = {LIFELINE_ENV: self._lifeline_end}
+        if child.kind == "gateway" and self._listener is not None:
+            handed[LISTENER_ENV] = self._listener.fileno()
         with _log_file(child.log) as log:
             process = await asyncio.create_subprocess_exec(
                 *child.command,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=[self._lifeline_end],
-                env={**os.environ, LIFELINE_ENV: str(self._lifeline_end)},
+                pass_fds=list(handed.values()),
+                env={**os.environ, **{name: str(fd) for name, fd in handed.items()}},
                 start_new_session=True,
             )
         self._pids[child.name] = process.pid
@@ -187,7 +194,10 @@ class Stack:
                 process.send_signal(number)
 
     def _write_state(self) -> None:
-        state = {"url": self.url, "supervisor": os.getpid(), "started_s": time.time()}
+        assert self._listener is not None
+        host, port = self.site.gateway.host, self._listener.getsockname()[1]
+        url = f"http://{reachable(host)}:{port}"
+        state = {"url": url, "supervisor": os.getpid(), "started_s": time.time()}
         self.rundir.write_state(state)
 
     def _log_tail(self, name: str) -> str:
@@ -203,19 +213,30 @@ def _log_file(path: Path) -> IO[bytes]:
     return path.open("ab")
 
 
-def _need_port(host: str, port: int) -> None:
-    if port == 0:
-        return
+def _listen(host: str, port: int) -> socket.socket:
+    """The gateway's listening socket: made here, so that it outlives any one gateway."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise StackError(
-                f"cannot listen on {host}:{port}: {error.strerror};"
-                " stop what listens there, or set `gateway.port` (0 lets the system choose)"
-            ) from error
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise StackError(
+            f"cannot listen on {host}:{port}: {error.strerror};"
+            " stop what listens there, or set `gateway.port` (0 lets the system choose)"
+        ) from error
+    listener.listen(_BACKLOG)
+    return listener
+
+
+def reachable(host: str) -> str:
+    """How a client on this machine writes an address that a server was told to listen on."""
+    if host in ("0.0.0.0", ""):  # noqa: S104
+        return "127.0.0.1"
+    if host == "::":
+        return "[::1]"
+    return f"[{host}]" if ":" in host else host
 
 
 def _reason(code: int) -> str:

@@ -34,7 +34,7 @@ TASKS: tuple[str, ...] = ("recall", "copying", "multi_hop", "arithmetic")
 
 _STRIDE = 2371  # coprime to 80 * 80, so that stepping by it visits every pair of syllables once
 _LEFT_OUT = frozenset({"dodo", "homo", "kaka", "nazi", "pedo", "puta"})
-_PIECE = re.compile(r"[a-z]{4}|ok|\?+|.", re.DOTALL)
+_PIECE = re.compile(r"[a-z]{4}|ok|\?\?|.", re.DOTALL)
 _TURN_OVERHEAD_TOKENS = 3  # role, end of the message, and the assistant's opening
 _SYSTEM_OVERHEAD_TOKENS = 2  # role and end of the system message
 
@@ -257,7 +257,7 @@ def multi_hop(
 
 def is_held_out(first: int, second: int) -> bool:
     """Say whether the sum ``first + second`` is kept out of training (about one in ten)."""
-    return (first * 37 + second * 11) % 10 == 3
+    return (first * 89 + second * 55) // 7 % 10 == 3
 
 
 def _sum_turn(rng: random.Random, split: str) -> Turn:
@@ -346,7 +346,8 @@ def study_session(
 
     One document holds every fact, list and two-step chain; it stands in the system message or
     opens the first user message, filled up to ``document_share`` of the length; then questions
-    follow until the length is used up.
+    follow until the length is used up. With no facts, lists, chains nor ``document_share`` there is
+    no document.
     """
     rng = random.Random(seed)
     world = _World(rng, reserved_words=600)
@@ -357,7 +358,7 @@ def study_session(
     stated = sum(count_tokens(line) + 1 for line in lines)
     spare = int(length_tokens * document_share) - stated
     document = "\n".join(world.mix(lines, max(0, spare)))
-    place = rng.choice(("system", "user", "set"))
+    place = rng.choice(("system", "user", "set")) if document else "nowhere"
     left = length_tokens - count_tokens(document) - _SYSTEM_OVERHEAD_TOKENS
     made: list[Turn] = []
     if place == "set":

@@ -29,6 +29,9 @@ class Marker:
         self._ended = Phrases(text[::-1] for text in known)
         firsts = re.escape("".join(sorted({text[0] for text in known})))
         self._firsts = re.compile(f"[{firsts}]" if firsts else _NOTHING)
+        self._tails: dict[str, tuple[str, ...]] = {}
+        for tail in {text[at:] for text in known for at in range(1, len(text))}:
+            self._tails[tail[0]] = (*self._tails.get(tail[0], ()), tail)
         self._alphabet = sorted({char for text in known for char in text})
 
     def mark(
@@ -62,7 +65,11 @@ class Marker:
         yield text[at:]
 
     def _risky(self, text: str) -> bool:
-        return bool(self._firsts.search(text)) or bool(self._ended.begun(_head(text)))
+        if self._firsts.search(text):
+            return True
+        head = text.lstrip()
+        tails = self._tails.get(head[:1])
+        return tails is not None and head.startswith(tails)
 
     def _mark(self, text: str, there: Mapping[str, str]) -> str:
         while self._pattern.search(text):  # again only where special tokens overlap
@@ -96,7 +103,7 @@ def _replaced(text: str, at: int, there: Mapping[str, str]) -> str:
 def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
-    elif isinstance(value, Mapping):
+    elif isinstance(value, dict):
         for key, item in value.items():
             if key != _ROLE:
                 yield key
@@ -109,7 +116,7 @@ def _strings(value: Any) -> Iterator[str]:
 def _mapped(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return change(value)
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {
             key if key == _ROLE else change(key): item if key == _ROLE else _mapped(item, change)
             for key, item in value.items()

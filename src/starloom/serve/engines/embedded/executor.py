@@ -47,6 +47,7 @@ class EmbeddedExecutor:
             spec.layers, self.num_blocks, block_tokens, spec.kv_heads, spec.head_dim, device
         )
         self.block_bytes = self._kv.block_bytes
+        self.vocab = spec.vocab
         self.eos = spec.eos
         self._forward = Forward(spec, weights, self._kv)
         _log.info("%s on %s, %d KV blocks", folder.name, device, self.num_blocks)
