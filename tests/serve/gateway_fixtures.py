@@ -193,22 +193,23 @@ def serving(site, engines, **more):
     numbers = itertools.count()
     more.setdefault("new_id", lambda: f"id{next(numbers)}")
     app = create_app(site, engines, keys, **more)
-    found = []
-    server = Server(app, site.gateway, found.append)
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = Server(app, site.gateway)
     loops = []
 
     def run():
         async def main():
             loops.append(asyncio.get_running_loop())
-            await server.serve()
+            await server.serve(sockets=[listener])
 
         asyncio.run(main())
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    until(lambda: found)
+    until(lambda: server.started)
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
-        yield Gate(found[0], app, server, thread, engines, loops[0])
+        yield Gate(url, app, server, thread, engines, loops[0])
     finally:
         server.stop()
         thread.join(15)

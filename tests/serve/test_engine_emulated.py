@@ -62,6 +62,7 @@ def test_a_block_is_the_digest_of_its_prefix():
     assert list(blocks) == one.keys
     assert blocks == chunked.export_blocks(one.keys)
     assert {len(data) for data in blocks.values()} == {4 * SHAPE.kv_bytes_per_token}
+    assert list(whole.export_blocks(one.keys, 2 * SHAPE.kv_bytes_per_token)) == one.keys[:1]
     first = {one.keys[0]: blocks[one.keys[0]]}
     assert handed.import_blocks(first) == 1
     deltas = run_all(handed, one)["a"]

@@ -236,6 +236,36 @@ def test_blocks_are_handed_over_between_workers(rundir):
     run_async(test)
 
 
+def test_large_blocks_are_handed_over_in_several_frames(tmp_path_factory):
+    """Six blocks of 8 MiB do not fit one frame of 32 MiB; all of them arrive, in order."""
+    folder = tmp_path_factory.mktemp("l")
+    folder.chmod(0o700)
+    worker = {"engine": "emulated", "time_scale": 0.0}
+    model = {"name": "m", "tokenizer": "model", "shape": "llama-3-8b"}
+    site = make_site(folder, [{"name": n, **worker} for n in "ab"], models=[model])
+    rundir = RunDir(folder / "r")
+    rundir.create()
+    rundir.write_site(site)
+
+    async def test():
+        with running(rundir, "a"), running(rundir, "b"):
+            engines = [engine_of(rundir, name) for name in "ab"]
+            for engine in engines:
+                await engine.start()
+                await until(lambda engine=engine: engine.ready)
+            one = request("a", [7] * 385, block_tokens=64, max_tokens=1)
+            await collect(engines[0], one)
+            blocks = await engines[0].export_blocks(one.keys)
+            assert list(blocks) == one.keys
+            assert {len(data) for data in blocks.values()} == {8 << 20}
+            assert await engines[1].import_blocks(blocks) == 6
+            assert await engines[1].export_blocks(one.keys) == blocks
+            for engine in engines:
+                await engine.close()
+
+    run_async(test)
+
+
 def test_a_drained_worker_finishes_and_ends(rundir):
     async def test():
         with running(rundir, "slow") as process:

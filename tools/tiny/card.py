@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from tools.tiny.evaluate import SUITES, Row, table
 
 PURPOSE = """\
@@ -66,10 +65,10 @@ def describe(config: dict[str, Any], weights_bytes: int) -> str:
     return "\n".join(
         [
             f"- `{' '.join(config['architectures'])}`",
-            f"- {config['num_hidden_layers']} layers of width {config['hidden_size']}, feed-forward"
-            f" {config['intermediate_size']}",
-            f"- {config['num_attention_heads']} query heads, {config['num_key_value_heads']} key and"
-            f" value heads, {config['head_dim']} dimensions each",
+            f"- {config['num_hidden_layers']} layers of width {config['hidden_size']},"
+            f" feed-forward {config['intermediate_size']}",
+            f"- {config['num_attention_heads']} query heads, {config['num_key_value_heads']} key"
+            f" and value heads, {config['head_dim']} dimensions each",
             f"- vocabulary {config['vocab_size']}, embeddings tied, rotary base"
             f" {config['rope_theta']:g}, positions up to {config['max_position_embeddings']}",
             f"- about {weights_bytes / 2e6:.2f} million parameters, stored as float16, to be"

@@ -83,6 +83,7 @@ SMALL_MIX = (*EASY, *EASY, "multi_hop", "arithmetic")
 LARGE_MIX = (*EASY, "multi_hop", "multi_hop", "arithmetic", "arithmetic")
 SUMS = ("arithmetic",) * 10 + ("recall", "copying", "multi_hop")
 HOPS = ("multi_hop",) * 8 + ("recall", "recall", "copying", "arithmetic")
+LATE = ("recall", "copying", "multi_hop", "multi_hop", "multi_hop", "arithmetic")
 SURE = {"recall": 0.985, "copying": 0.985}
 SURER = SURE | {"multi_hop": 0.97}
 CURRICULA: dict[str, tuple[Stage, ...]] = {
@@ -93,8 +94,7 @@ CURRICULA: dict[str, tuple[Stage, ...]] = {
         Stage("middle", (256, 512, 1024), 8192, 300, 2e-3, EASY, SURE, 2.0, 0.5),
         Stage("far", (256, 512), 4096, 600, 2e-3, EASY, {}, 1.0, 0.7, (0.6, 0.9), True),
         Stage("wide", (256, 512, 1024), 8192, 400, 2e-3, EASY, {}, 1.0, 0.7, (0.6, 0.9), True),
-        Stage("reach", (256, 512), 4096, 400, 2e-3, EASY, {}, 1.0, 0.95, (0.6, 0.9), True),
-        Stage("long", (256, 1024, 2048, 4096), 8192, 80, 1e-3, EASY, {}, 1.0, 0.5, (0.6, 0.95)),
+        Stage("settle", (256, 512, 1024), 8192, 160, 1e-3, EASY, {}, 1.0, 0.7, (0.6, 0.9), True),
     ),
     "loom-l": (
         Stage("few", (64,), 4096, 300, 2e-3, ("recall",), {"recall": 0.95}),
@@ -103,10 +103,8 @@ CURRICULA: dict[str, tuple[Stage, ...]] = {
         Stage("hops", (64, 128), 4096, 350, 2e-3, HOPS, {"multi_hop": 0.98}, 3.0, 0.2),
         Stage("crowd", (128, 256), 4096, 40, 2e-3, LARGE_MIX, SURER, 2.0, 0.3),
         Stage("middle", (256, 512, 1024), 4096, 60, 2e-3, LARGE_MIX, SURER, 2.0, 0.5),
-        Stage("far", (64, 256, 512), 4096, 500, 2e-3, LARGE_MIX, {}, 1.0, 0.9, (0.6, 0.9), True),
-        Stage(
-            "long", (64, 1024, 2048, 4096), 4096, 150, 1e-3, LARGE_MIX, {}, 1.0, 0.5, (0.6, 0.95)
-        ),
+        Stage("far", (64, 128, 256, 512), 4096, 500, 2e-3, LATE, {}, 1.0, 0.9, (0.6, 0.9), True),
+        Stage("long", (64, 128, 1024, 2048, 4096), 4096, 80, 1e-3, LATE, {}, 1.0, 0.5, (0.6, 0.95)),
     ),
 }
 

@@ -27,7 +27,7 @@ def status(
     state = rundir.state()
     if state is None:
         raise StackError(f"no site {name!r} runs here; start one by `starloom up`")
-    found = {**state, **asyncio.run(_workers(rundir)), "pool": _pool(rundir)}
+    found = {**state, **asyncio.run(_workers(rundir, str(state["url"]))), "pool": _pool(rundir)}
     if json:
         show.as_json(found)
         return
@@ -39,11 +39,11 @@ def status(
         typer.echo("\npool: " + ", ".join(f"{value:,} {key}" for key, value in pool.items()))
 
 
-async def _workers(rundir: RunDir) -> dict[str, Any]:
+async def _workers(rundir: RunDir, url: str) -> dict[str, Any]:
     engines = connect(rundir.site(), rundir)
     for engine in engines:
         await engine.start()
-    ready = await _gateway(rundir)
+    ready = await _gateway(url)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_WAIT_S):
             while not all(engine.ready for engine in engines):
@@ -67,13 +67,10 @@ async def _workers(rundir: RunDir) -> dict[str, Any]:
     return {"ready": ready, "workers": rows}
 
 
-async def _gateway(rundir: RunDir) -> str:
-    state = rundir.gateway()
-    if state is None:
-        return "the gateway does not listen"
+async def _gateway(url: str) -> str:
     try:
         async with httpx.AsyncClient(timeout=_WAIT_S, trust_env=False) as client:
-            answer = await client.get(f"{state['url']}/ready")
+            answer = await client.get(f"{url}/ready")
     except httpx.HTTPError as error:
         return f"the gateway does not answer: {error}"
     return "ready" if answer.status_code == 200 else f"not ready: {answer.text}"

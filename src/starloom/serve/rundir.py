@@ -4,8 +4,7 @@
     RUN/keys.json          tenant name -> SHA-256 of its keys (made keys included)
     RUN/pool.sock          the KV pool
     RUN/worker-NAME.sock   one a worker
-    RUN/gateway.json       where the gateway listens
-    RUN/state.json         endpoints and process ids, for `starloom status`
+    RUN/state.json         the gateway's address and the supervisor, for `starloom status`
     RUN/log/NAME.log       one a process; RUN/log/requests.jsonl, RUN/log/audit.jsonl
 
 Only the owner can enter it. AF_UNIX paths hold about 100 bytes, so the folder's own path is short.
@@ -74,21 +73,6 @@ class RunDir:
 
     def clear_state(self) -> None:
         (self.path / "state.json").unlink(missing_ok=True)
-
-    def write_gateway(self, url: str) -> None:
-        """The address that the gateway really listens on."""
-        self._write("gateway.json", json.dumps({"url": url}))
-
-    def gateway(self) -> dict[str, str] | None:
-        """`url` of the gateway, or None while it does not listen."""
-        try:
-            data: dict[str, str] = json.loads((self.path / "gateway.json").read_text())
-        except FileNotFoundError:
-            return None
-        return data
-
-    def clear_gateway(self) -> None:
-        (self.path / "gateway.json").unlink(missing_ok=True)
 
     @property
     def pool_socket(self) -> Path:

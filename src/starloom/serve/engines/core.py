@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import islice
 
 from tokenizers import Tokenizer
 from typing_extensions import Buffer
@@ -123,10 +124,18 @@ class EngineCore:
             busy_s_total=totals.busy_s,
         )
 
-    def export_blocks(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
-        """Copies of the full blocks among `keys` that are here."""
+    def export_blocks(
+        self, keys: Iterable[bytes], max_bytes: int | None = None
+    ) -> dict[bytes, bytes]:
+        """Copies of the full blocks among `keys` that are here: the first ones, in `max_bytes`.
+
+        At least one, whatever its size.
+        """
+        size = self._executor.block_bytes
+        count = None if max_bytes is None else max(1, max_bytes // size)
         found = ((key, self._blocks.find(key)) for key in keys)
-        return {key: self._executor.export_block(at) for key, at in found if at is not None}
+        held = ((key, at) for key, at in found if at is not None)
+        return {key: self._executor.export_block(at) for key, at in islice(held, count)}
 
     def import_blocks(self, blocks: Mapping[bytes, Buffer]) -> int:
         """Keep blocks of another worker, given in prefix order; returns how many are new here."""

@@ -82,10 +82,17 @@ class RemoteEngine:
                 self._send(wire.Cancel(sent_id))
 
     async def export_blocks(self, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:
-        exchange = self._begin_exchange()
-        self._send(wire.Export(exchange.ref, list(keys)))
-        await self._await_exchange(exchange)
-        return exchange.blocks
+        found: dict[bytes, bytes] = {}
+        left = list(keys)
+        while left:
+            exchange = self._begin_exchange()
+            self._send(wire.Export(exchange.ref, left))
+            await self._await_exchange(exchange)
+            if not exchange.blocks:
+                break
+            found.update(exchange.blocks)
+            left = left[left.index(exchange.blocks[-1][0]) + 1 :]
+        return found
 
     async def import_blocks(self, blocks: Mapping[bytes, bytes]) -> int:
         count = 0
@@ -166,14 +173,14 @@ class RemoteEngine:
             case wire.Refused(id, message):
                 if (stream := self._streams.get(id)) is not None:
                     stream.fail(Unavailable(message))
-            case wire.Exported(ref, blocks, last):
+            case wire.Exported(ref, blocks):
                 if (exchange := self._exchanges.get(ref)) is not None:
-                    exchange.blocks.update(blocks)
-                    exchange.end(last)
+                    exchange.blocks = blocks
+                    exchange.end()
             case wire.Imported(ref, count):
                 if (exchange := self._exchanges.get(ref)) is not None:
                     exchange.count = count
-                    exchange.end(True)
+                    exchange.end()
             case wire.Hello():
                 raise wire.WireError("it greets twice")
 
@@ -212,12 +219,12 @@ class _Exchange:
 
     def __init__(self, ref: int) -> None:
         self.ref = ref
-        self.blocks: dict[bytes, bytes] = {}
+        self.blocks: list[tuple[bytes, bytes]] = []
         self.count = 0
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def end(self, last: bool) -> None:
-        if last and not self.done.done():
+    def end(self) -> None:
+        if not self.done.done():
             self.done.set_result(None)
 
     def fail(self, error: EngineFailed) -> None:

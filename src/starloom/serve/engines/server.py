@@ -60,7 +60,13 @@ class Server:
 
     def send(self, connection: int, frame: FromWorker) -> None:
         """Queue a frame; nothing happens where the connection is gone."""
-        self._loop.call_soon_threadsafe(self._write, connection, encode(frame))
+        try:
+            data = encode(frame)
+        except WireError as error:
+            _log.error("a connection is closed: %s", error)
+            self._loop.call_soon_threadsafe(self._abort, connection)
+        else:
+            self._loop.call_soon_threadsafe(self._write, connection, data)
 
     def report(self, load: LoadReport, *, now: bool) -> None:
         """Remember the newest load for the next report; send one at once with `now`."""
@@ -124,6 +130,10 @@ class Server:
         writer.write(data)
         if writer.transport.get_write_buffer_size() > _MAX_UNSENT_BYTES:
             _log.warning("a connection that does not read is closed")
+            self._abort(connection)
+
+    def _abort(self, connection: int) -> None:
+        if (writer := self._writers.get(connection)) is not None:
             writer.transport.abort()
 
     async def _report_regularly(self) -> None:

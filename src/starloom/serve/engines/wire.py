@@ -13,7 +13,7 @@ from starloom.serve.base import Delta, EngineRequest, LoadReport
 
 MAX_FRAME_BYTES = 128 << 20
 PART_BYTES = 32 << 20
-"""KV blocks go in frames of about this size, at least one a frame."""
+"""KV blocks go in frames of at most this size, or of one block."""
 _HEADER_BYTES = 4
 
 
@@ -60,11 +60,10 @@ class Export(msgspec.Struct, tag="export", frozen=True):
 
 
 class Exported(msgspec.Struct, tag="exported", frozen=True):
-    """Key and contents of blocks. There may be several for one `Export`; one is the last."""
+    """Key and contents of the first blocks that are held, as many as fit. Ask on for the rest."""
 
     ref: int
     blocks: list[tuple[bytes, bytes]]
-    last: bool
 
 
 class Import(msgspec.Struct, tag="import", frozen=True):

@@ -114,10 +114,8 @@ class Worker:
                 if self._owners.get(id) == event.connection:
                     self._cancel([id])  # nobody reads an answer to this
             case wire.Export(ref, keys):
-                groups = wire.parts(list(self._core.export_blocks(keys).items()))
-                for at, blocks in enumerate(groups, 1):
-                    frame = wire.Exported(ref, blocks, last=at == len(groups))
-                    self._server.send(event.connection, frame)
+                found = self._core.export_blocks(keys, wire.PART_BYTES)
+                self._server.send(event.connection, wire.Exported(ref, list(found.items())))
             case wire.Import(ref, blocks):
                 count = self._core.import_blocks(dict(blocks))
                 self._server.send(event.connection, wire.Imported(ref, count))

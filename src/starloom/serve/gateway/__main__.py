@@ -4,7 +4,7 @@ import logging
 import sys
 from pathlib import Path
 
-from starloom.process import watch_lifeline
+from starloom.process import inherited_listener, watch_lifeline
 from starloom.serve.engines import connect
 from starloom.serve.gateway.build import create_app
 from starloom.serve.gateway.record import RequestLog
@@ -21,7 +21,6 @@ def main(arguments: list[str]) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs each request's address
     watch_lifeline()
     rundir = RunDir(Path(arguments[0]))
-    rundir.clear_gateway()
     site = rundir.site()
     app = create_app(
         site,
@@ -31,7 +30,7 @@ def main(arguments: list[str]) -> int:
         audit=AuditFile(rundir.audit_log),
         log=RequestLog(rundir.request_log),
     )
-    serve(app, site.gateway, rundir.write_gateway)
+    serve(app, site.gateway, inherited_listener())
     return 0
 
 

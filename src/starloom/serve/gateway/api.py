@@ -50,6 +50,8 @@ class Asked(msgspec.Struct, kw_only=True):
     ignore_eos: bool | None = None
     priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None
     user: str | None = None
+    cache_salt: Annotated[str, Meta(max_length=256)] | None = None
+    """Requests share KV blocks only with those of the same tenant and salt, as in vLLM."""
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None

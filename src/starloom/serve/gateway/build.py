@@ -1,10 +1,13 @@
 """Puts the gateway together. Everything that is not pure is handed in."""
 
 import asyncio
+import itertools
+import random
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 
 from starlette.routing import Router
 
@@ -37,8 +40,8 @@ def create_app(
     guard: Guard | None = None,
     audit: Audit | None = None,
     log: RequestLog | None = None,
-    new_id: Callable[[], str] = lambda: secrets.token_hex(12),
-    draw_seed: Callable[[], int] = lambda: secrets.randbits(63),
+    new_id: Callable[[], str] | None = None,
+    draw_seed: Callable[[], int] | None = None,
     wait_s: float = WAIT_S,
 ) -> App:
     """The gateway of a site. `keys`: tenant -> SHA-256 (hex) of each of its keys.
@@ -58,7 +61,7 @@ def create_app(
         workers=workers,
         relay=Relay(workers, guarding.outlet, clock.mono, wait_s),
         guarding=guarding,
-        draw_seed=draw_seed,
+        draw_seed=draw_seed or partial(random.Random(secrets.randbits(128)).getrandbits, 63),
     )
     bearers = Keys(keys, Throttle(limits.failed_keys_per_min, clock.mono))
     metrics.registry.register(WorkerMetrics(workers, lambda: bearers.failures))
@@ -84,9 +87,16 @@ def create_app(
         metrics=metrics,
         log=log,
         clock=clock,
-        new_id=new_id,
+        new_id=new_id or _ids(),
         lifespan=Router(lifespan=lifespan),
     )
+
+
+def _ids() -> Callable[[], str]:
+    """Names that no other process gives: a random part drawn once, and a number."""
+    start = secrets.token_hex(8)
+    numbers = itertools.count()
+    return lambda: f"{start}{next(numbers):08x}"
 
 
 def _prompts(site: Site, name: str, threads: ThreadPoolExecutor) -> Prompts:

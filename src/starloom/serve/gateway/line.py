@@ -14,7 +14,7 @@ from starloom.serve.errors import BadRequest, ContextTooLong, TimedOut, UnknownM
 from starloom.serve.gateway.api import Body, ChatBody, parse_chat, parse_object, parse_text
 from starloom.serve.gateway.client import Client
 from starloom.serve.gateway.guarding import Guarding
-from starloom.serve.gateway.prompts import Prompt, Prompts
+from starloom.serve.gateway.prompts import Prompt, Prompts, Wall
 from starloom.serve.gateway.record import Tracker
 from starloom.serve.gateway.refuse import refuse_impossible, unsupported
 from starloom.serve.gateway.relay import Answer, Relay, Sequence
@@ -75,6 +75,7 @@ class Line:
             answers = await _all([self._relay.collect(one, tracker) for one in sequences])
             usages = [_usage(one, answer) for one, answer in zip(sequences, answers, strict=True)]
             usage = _count(usages, body.n or 1, tracker)
+            client.headers.append(_workers(tracker))
             await client.json(200, shape.whole(answers, usage))
         tracker.step("answer")
 
@@ -104,7 +105,8 @@ class Line:
         tracker: Tracker,
     ) -> list[Sequence]:
         """One sequence for each prompt and each of its n answers."""
-        made = await self._prompted(body, prompts, tracker.record.tenant)
+        wall = Wall(tracker.record.tenant, body.cache_salt or "")
+        made = await self._prompted(body, prompts, wall)
         n = body.n or 1
         if len(made) * n > _MAX_SEQUENCES:
             raise BadRequest(f"prompt: at most {_MAX_SEQUENCES} answers a request", param="prompt")
@@ -135,14 +137,14 @@ class Line:
         return sequences
 
     async def _prompted(
-        self, body: Body, prompts: Prompts, tenant: str
+        self, body: Body, prompts: Prompts, wall: Wall
     ) -> list[tuple[str | list[int] | None, Prompt]]:
         if isinstance(body, ChatBody):
-            return [(None, await prompts.chat(body.messages, tenant))]
+            return [(None, await prompts.chat(body.messages, wall))]
         texts = body.prompts
         if len(texts) > _MAX_SEQUENCES:
             raise BadRequest(f"prompt: at most {_MAX_SEQUENCES} prompts", param="prompt")
-        return [(text, await prompts.text(text, tenant)) for text in texts]
+        return [(text, await prompts.text(text, wall)) for text in texts]
 
     async def _streamed(
         self, sequences: list[Sequence], shape: Shape, tracker: Tracker, client: Client
@@ -157,6 +159,8 @@ class Line:
                     frames = shape.piece(sequence.index, delta)
                     if not begun:
                         begun = True
+                        if not client.streaming:
+                            client.headers.append(_workers(tracker))
                         frames = shape.opening(sequence.index) + frames
                     tokens += delta.tokens
                     usage = delta.usage
@@ -165,6 +169,12 @@ class Line:
             return usage or _counted(sequence, tokens)
 
         return await _all([one(sequence) for sequence in sequences])
+
+
+def _workers(tracker: Tracker) -> tuple[bytes, bytes]:
+    """The header that names who answers."""
+    names = sorted(set(tracker.record.workers.values()))
+    return b"x-starloom-worker", ",".join(names).encode()
 
 
 def _answer_tokens(body: Body, prompt: Prompt, prompts: Prompts) -> int:

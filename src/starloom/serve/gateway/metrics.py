@@ -1,6 +1,7 @@
 """What the gateway counts, for Prometheus. One registry an app: no module state."""
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -12,6 +13,15 @@ from starloom.serve.gateway.workers import Workers
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _TPOT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1)
+
+
+class _OfModel(NamedTuple):
+    """One model's children, looked up once."""
+
+    total: Histogram
+    ttft: Histogram
+    tpot: Histogram
+    tokens: list[tuple[str, Counter]]
 
 
 class Metrics:
@@ -46,26 +56,37 @@ class Metrics:
             ["where", "action"],
             registry=registry,
         )
-        self._children: dict[tuple[str, str, str], Counter] = {}
+        self._by_outcome: dict[tuple[str, str, str], Counter] = {}
+        self._by_model: dict[str, _OfModel] = {}
 
     def seen(self, record: Record) -> None:
         """A request is over. `record.model` is a model of the site, or empty."""
         key = (record.model, record.tenant, record.outcome)
-        child = self._children.get(key)
-        if child is None:
-            child = self._children[key] = self._requests.labels(*key)
-        child.inc()
+        requests = self._by_outcome.get(key)
+        if requests is None:
+            requests = self._by_outcome[key] = self._requests.labels(*key)
+        requests.inc()
         if not record.model:
             return
-        self._total.labels(record.model).observe(record.total_ms / 1e3)
+        model = self._by_model.get(record.model)
+        if model is None:
+            model = self._by_model[record.model] = self._of_model(record.model)
+        model.total.observe(record.total_ms / 1e3)
         if record.ttft_ms is not None:
-            self._ttft.labels(record.model).observe(record.ttft_ms / 1e3)
+            model.ttft.observe(record.ttft_ms / 1e3)
         if record.tpot_ms is not None:
-            self._tpot.labels(record.model).observe(record.tpot_ms / 1e3)
-        for field, counter in self._tokens.items():
-            count = getattr(record, field)
-            if count:
-                counter.labels(record.model).inc(count)
+            model.tpot.observe(record.tpot_ms / 1e3)
+        for field, counter in model.tokens:
+            if count := getattr(record, field):
+                counter.inc(count)
+
+    def _of_model(self, name: str) -> "_OfModel":
+        return _OfModel(
+            self._total.labels(name),
+            self._ttft.labels(name),
+            self._tpot.labels(name),
+            [(field, counter.labels(name)) for field, counter in self._tokens.items()],
+        )
 
     def guarded(self, where: str, action: str) -> None:
         """The guard blocked or masked something."""

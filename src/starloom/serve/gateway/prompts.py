@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -26,8 +26,15 @@ class Prompt(msgspec.Struct, frozen=True):
     """The prompt's length, estimated where there is no tokenizer."""
 
 
+class Wall(NamedTuple):
+    """Blocks are shared within it and never across."""
+
+    tenant: str
+    salt: str = ""
+
+
 class Prompts:
-    """Makes the prompts of one model, for each tenant behind a wall of its own."""
+    """Makes the prompts of one model."""
 
     def __init__(
         self, model: Model, tokeniser: Tokeniser | None, fingerprint: str, threads: Executor
@@ -36,14 +43,13 @@ class Prompts:
         self.tokeniser = tokeniser
         self.fingerprint = fingerprint
         self._threads = threads
-        self._roots: dict[str, bytes] = {}
 
-    async def chat(self, messages: Sequence[Message], tenant: str) -> Prompt:
+    async def chat(self, messages: Sequence[Message], wall: Wall) -> Prompt:
         size = sum(_size(message) for message in messages)
-        return await self._run(size, lambda: self._chat(messages, tenant))
+        return await self._run(size, lambda: self._chat(messages, wall))
 
-    async def text(self, prompt: str | list[int], tenant: str) -> Prompt:
-        return await self._run(len(prompt), lambda: self._text(prompt, tenant))
+    async def text(self, prompt: str | list[int], wall: Wall) -> Prompt:
+        return await self._run(len(prompt), lambda: self._text(prompt, wall))
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of token ids. Raises `BadRequest` where there is no tokenizer."""
@@ -58,45 +64,44 @@ class Prompts:
             return make()
         return await asyncio.get_running_loop().run_in_executor(self._threads, make)
 
-    def _chat(self, messages: Sequence[Message], tenant: str) -> Prompt:
+    def _chat(self, messages: Sequence[Message], wall: Wall) -> Prompt:
         if self.tokeniser is None:
-            return self._estimated(msgspec.json.encode(messages), tenant)
-        return self._keyed(self.tokeniser.chat([_plain(m) for m in messages]), tenant)
+            return self._estimated(msgspec.json.encode(messages), wall)
+        return self._keyed(self.tokeniser.chat([_plain(m) for m in messages]), wall)
 
-    def _text(self, prompt: str | list[int], tenant: str) -> Prompt:
+    def _text(self, prompt: str | list[int], wall: Wall) -> Prompt:
         if self.tokeniser is None:
             data = prompt.encode() if isinstance(prompt, str) else msgspec.json.encode(prompt)
-            return self._estimated(data, tenant)
+            return self._estimated(data, wall)
         if isinstance(prompt, str):
             prompt = self.tokeniser.prompt(prompt)
         else:
             self._known(prompt)
         if not prompt:
             raise BadRequest("prompt: is empty", param="prompt")
-        return self._keyed(prompt, tenant)
+        return self._keyed(prompt, wall)
 
     def _known(self, tokens: Sequence[int]) -> None:
         vocab = self.tokeniser.vocab if self.tokeniser is not None else 0
         if tokens and not (min(tokens) >= 0 and max(tokens) < vocab):
             raise BadRequest(f"prompt: token ids are 0 to {vocab - 1}", param="prompt")
 
-    def _keyed(self, tokens: list[int], tenant: str) -> Prompt:
-        root = self._root(tenant)
+    def _keyed(self, tokens: list[int], wall: Wall) -> Prompt:
+        root = self._root(wall)
         return Prompt(tokens, root, block_keys(root, tokens, self.model.block_tokens), len(tokens))
 
-    def _estimated(self, data: bytes, tenant: str) -> Prompt:
+    def _estimated(self, data: bytes, wall: Wall) -> Prompt:
         """Four bytes count as a token, so that equal beginnings still have equal keys."""
         tokens = [int.from_bytes(data[at : at + 4], "big") for at in range(0, len(data), 4)]
-        root = self._root(tenant)
+        root = self._root(wall)
         return Prompt([], root, block_keys(root, tokens, self.model.block_tokens), len(tokens))
 
-    def _root(self, tenant: str) -> bytes:
-        root = self._roots.get(tenant)
-        if root is None:
-            block_tokens = self.model.block_tokens
-            root = root_key(fingerprint=self.fingerprint, block_tokens=block_tokens, salt=tenant)
-            self._roots[tenant] = root
-        return root
+    def _root(self, wall: Wall) -> bytes:
+        return root_key(
+            fingerprint=self.fingerprint,
+            block_tokens=self.model.block_tokens,
+            salt=f"{wall.tenant}\n{wall.salt}",  # a tenant's name holds no newline
+        )
 
 
 def _plain(message: Message) -> dict[str, Any]:

@@ -33,6 +33,8 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     tenant: str = ""
     model: str = ""
     stream: bool = False
+    workers: dict[int, str] = {}
+    """Who answered, or tried last, by the answer's index."""
     status: int = 0
     outcome: str = ""
     """`ok`, `cancelled`, or the code of an error."""

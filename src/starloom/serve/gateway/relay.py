@@ -71,7 +71,7 @@ class Relay:
         """Deltas as they come. Another worker is tried only before the first one."""
         tries = self._tries(sequence)
         while True:
-            ticket = await self._ticket(tries, tracker)
+            ticket = await self._ticket(sequence, tries, tracker)
             begun = False
             try:
                 async with aclosing(self._attempt(sequence, ticket, tracker)) as deltas:
@@ -90,7 +90,7 @@ class Relay:
         """The whole answer. A worker that fails halfway is replaced, since nothing was sent."""
         tries = self._tries(sequence)
         while True:
-            ticket = await self._ticket(tries, tracker)
+            ticket = await self._ticket(sequence, tries, tracker)
             answer = Answer()
             try:
                 async with aclosing(self._attempt(sequence, ticket, tracker)) as deltas:
@@ -106,8 +106,9 @@ class Relay:
         model = sequence.request.model
         return Tries(self._workers, model, sequence.ask, sequence.never, self._wait_s, self._now)
 
-    async def _ticket(self, tries: Tries, tracker: Tracker) -> Ticket:
+    async def _ticket(self, sequence: Sequence, tries: Tries, tracker: Tracker) -> Ticket:
         ticket = await tries.next()
+        tracker.record.workers[sequence.index] = ticket.worker
         tracker.step("schedule", ticket.worker, ticket.why)
         return ticket
 

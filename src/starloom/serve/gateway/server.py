@@ -1,11 +1,10 @@
-"""The gateway's server: says where it listens, and drains before it ends."""
+"""The gateway's server: bounded connections, and a drain before it ends."""
 
 import asyncio
 import math
 import resource
 import signal
 import socket
-from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -22,12 +21,11 @@ _OTHER_FILES = 512
 
 
 class Server(uvicorn.Server):
-    """One process, one event loop. `on_listening` is told the address."""
+    """One process, one event loop."""
 
-    def __init__(self, app: App, gateway: Gateway, on_listening: Callable[[str], None]) -> None:
+    def __init__(self, app: App, gateway: Gateway) -> None:
         self._app = app
         self._gateway = gateway
-        self._on_listening = on_listening
         limits = gateway.limits
         protocol = partial(BoundedProtocol, limits=limits)
         super().__init__(
@@ -48,12 +46,6 @@ class Server(uvicorn.Server):
             )
         )
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            port = self.servers[0].sockets[0].getsockname()[1]
-            self._on_listening(f"http://{_reachable(self._gateway.host)}:{port}")
-
     async def main_loop(self) -> None:
         """Serve until asked to stop; then refuse new requests and let the others finish."""
         await super().main_loop()
@@ -70,15 +62,18 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(app: App, gateway: Gateway, on_listening: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT, then drain and return."""
+def serve(app: App, gateway: Gateway, listener: socket.socket | None = None) -> None:
+    """Serve until SIGTERM or SIGINT, then drain and return.
+
+    `listener` is a listening socket to use instead of `gateway.host` and `gateway.port`.
+    """
     allow_files(gateway.limits.connections + _OTHER_FILES)
-    server = Server(app, gateway, on_listening)
+    server = Server(app, gateway)
     # uvicorn raises the signal again once it has ended: this handler takes it, and counts for
     # one that comes before uvicorn listens to signals.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
-    server.run()
+    server.run(sockets=None if listener is None else [listener])
 
 
 def allow_files(wanted: int) -> None:
@@ -87,11 +82,3 @@ def allow_files(wanted: int) -> None:
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-
-
-def _reachable(host: str) -> str:
-    if host in ("0.0.0.0", ""):  # noqa: S104
-        return "127.0.0.1"
-    if host == "::":
-        return "[::1]"
-    return f"[{host}]" if ":" in host else host

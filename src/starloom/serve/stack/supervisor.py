@@ -144,7 +144,7 @@ class Stack:
         self.rundir.write_site(self.site)
         self.rundir.write_keys(keys)
         self._lifeline_end, self._lifeline = os.pipe()
-        self._write_state()
+        self._write_state(self._listener.getsockname()[1])
 
     async def _watch(self, child: Child) -> None:
         """Run one child for as long as the site runs, again and again when it ends by itself."""
@@ -193,10 +193,8 @@ class Stack:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(number)
 
-    def _write_state(self) -> None:
-        assert self._listener is not None
-        host, port = self.site.gateway.host, self._listener.getsockname()[1]
-        url = f"http://{reachable(host)}:{port}"
+    def _write_state(self, port: int) -> None:
+        url = f"http://{reachable(self.site.gateway.host)}:{port}"
         state = {"url": url, "supervisor": os.getpid(), "started_s": time.time()}
         self.rundir.write_state(state)
 
