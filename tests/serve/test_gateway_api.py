@@ -7,6 +7,7 @@ import openai
 import pytest
 
 from starloom.kv.keys import block_keys, root_key
+from starloom.serve.gateway.prompts import Wall
 from starloom.serve.models import ModelFiles
 
 from gateway_fixtures import KEY, FakeEngine, chunks, events, make_site, serving
@@ -63,9 +64,24 @@ def test_request_reaches_the_engine_whole(sdk, gate):
     assert request.priority == -3
     assert request.body is None
     fingerprint = ModelFiles(gate.site, "m").fingerprint
-    root = root_key(fingerprint=fingerprint, block_tokens=16, salt="acme")
+    root = root_key(fingerprint=fingerprint, block_tokens=16, salt="acme\n")
     assert request.root == root
     assert request.keys == block_keys(root, request.tokens, 16)
+
+
+def test_salts_wall_prompts_off_from_each_other(gate):
+    """Requests of one tenant share keys only with those of the same `cache_salt`."""
+    for salt in ({}, {"cache_salt": "x"}, {"cache_salt": "y"}, {"cache_salt": "x"}):
+        assert gate.chat(**salt).status_code == 200
+    plain, x, y, again = [request.root for request in gate.engines[0].seen[-4:]]
+    assert x == again
+    assert len({plain, x, y}) == 3
+
+
+def test_the_answer_names_its_worker(gate):
+    """Streamed or whole, a header says who answered."""
+    for stream in (False, True):
+        assert gate.chat(stream=stream).headers["x-starloom-worker"] == gate.engines[0].name
 
 
 def test_default_answer_is_what_is_left_of_the_context(sdk, gate):
@@ -214,12 +230,13 @@ def test_models_without_tokenizer_still_have_keys_to_schedule_by(gate):
     """The schedule sees equal beginnings of text, though such a backend is sent no keys."""
     prompts = gate.app._line._prompts["u"]
     one, two = (
-        asyncio.run(prompts.text("the same beginning " * 100 + end, "acme")) for end in ("a", "b")
+        asyncio.run(prompts.text("the same beginning " * 100 + end, Wall("acme")))
+        for end in ("a", "b")
     )
     assert one.tokens == []
     assert len(one.keys) > 5
     assert one.keys[:5] == two.keys[:5]
-    other = asyncio.run(prompts.text("the same beginning " * 100, "other"))
+    other = asyncio.run(prompts.text("the same beginning " * 100, Wall("other")))
     assert other.keys[0] != one.keys[0]
 
 

@@ -4,12 +4,14 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
 
 import httpx
 
+from starloom.process import LISTENER_ENV
 from starloom.serve.rundir import RunDir
 
 from gateway_fixtures import (
@@ -164,17 +166,26 @@ def test_drain_cancels_what_takes_too_long(tmp_path):
         assert engine.cancelled == 2
 
 
-def test_the_process_says_where_it_listens_and_exits_0_on_sigterm(tmp_path):
-    """`python -m starloom.serve.gateway RUN_DIR` on port 0, without a worker."""
+def test_the_process_takes_a_listener_and_exits_0_on_sigterm(tmp_path):
+    """`python -m starloom.serve.gateway RUN_DIR` on a socket handed over, without a worker."""
     rundir = RunDir(tmp_path / "run")
     rundir.create()
     rundir.write_site(make_site(tmp_path / "site"))
     rundir.write_keys({"acme": []})
     command = [sys.executable, "-m", "starloom.serve.gateway", str(rundir.path)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
-        until(lambda: rundir.gateway() or process.poll() is not None, timeout_s=30)
-        url = rundir.gateway()["url"]
-        assert httpx.get(f"{url}/health").status_code == 200
+    listener = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    handed = listener.fileno()
+    with (
+        listener,
+        subprocess.Popen(
+            command,
+            stderr=subprocess.PIPE,
+            pass_fds=[handed],
+            env={**os.environ, LISTENER_ENV: str(handed)},
+        ) as process,
+    ):
+        assert httpx.get(f"{url}/health", timeout=30).status_code == 200
         assert httpx.get(f"{url}/ready").json()["models"] == ["m"]
         denied = httpx.get(f"{url}/v1/models", headers={"authorization": f"Bearer {KEY}"})
         assert denied.status_code == 401
