@@ -95,6 +95,7 @@ CURRICULA: dict[str, tuple[Stage, ...]] = {
         Stage("far", (256, 512), 4096, 600, 2e-3, EASY, {}, 1.0, 0.7, (0.6, 0.9), True),
         Stage("wide", (256, 512, 1024), 8192, 400, 2e-3, EASY, {}, 1.0, 0.7, (0.6, 0.9), True),
         Stage("settle", (256, 512, 1024), 8192, 160, 1e-3, EASY, {}, 1.0, 0.7, (0.6, 0.9), True),
+        Stage("throng", (256, 512), 8192, 250, 2e-3, EASY, {}, 3.0, 0.8, (0.6, 0.9), True),
     ),
     "loom-l": (
         Stage("few", (64,), 4096, 300, 2e-3, ("recall",), {"recall": 0.95}),

@@ -188,9 +188,11 @@ def _transformers_forward(
     try:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
     except ImportError:
         results.notes.append("transformers is not installed: cold4k was not measured")
         return None
+    logging.disable_progress_bar()
     torch.set_num_threads(1)
     folder = model_path(MODEL)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)

@@ -15,7 +15,8 @@ class Pages:
     """Answers to GET."""
 
     def __init__(self, site: Site, workers: Workers, metrics: Metrics, created: int) -> None:
-        self._models = {model.name: model for model in site.models}
+        served = {worker.model for worker in site.workers}
+        self._models = {model.name: model for model in site.models if model.name in served}
         self._workers = workers
         self._metrics = metrics
         self._created = created
