@@ -66,8 +66,9 @@ def test_a_slice_of_the_mooncake_trace(data_dir, repository):
         folder = Path(name)
         (folder / "trace.jsonl").write_text("\n".join(map(scaled, trace[:REQUESTS])) + "\n")
         with up(folder, SITE) as site:
+            tokenizer = cached_tokenizer(folder / "hf")
             command = [
-                aiperf, "profile", "--model", "loom-s", "--tokenizer", cached_tokenizer(folder / "hf"),
+                aiperf, "profile", "--model", "loom-s", "--tokenizer", tokenizer,
                 "--url", site.url, "--endpoint-type", "chat", "--streaming",
                 "--api-key", site.key, "--input-file", folder / "trace.jsonl",
                 "--custom-dataset-type", "mooncake_trace", "--fixed-schedule",

@@ -49,7 +49,10 @@ class Pages:
             why = {"status": "draining" if self.draining else "waiting", "models": missing}
             await client.json(503, msgspec.json.encode(why))
         else:
-            await client.json(200, b'{"status":"ready"}')
+            names = self._workers.engines
+            up = sum(map(self._workers.is_up, names))
+            ready = {"status": "ready", "workers_up": up, "workers": len(names)}
+            await client.json(200, msgspec.json.encode(ready))
 
     def _described(self, model: Model) -> dict[str, object]:
         return {

@@ -27,6 +27,8 @@ _STOP_S = 5.0
 _LOG_BYTES = 8 << 20
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 _STEADY_S = 10.0
+_OTHERS_S = 20.0
+"""So long a site that could answer waits for its other workers before it is called ready."""
 _BACKLOG = 1024
 
 Told = Callable[[str], None]
@@ -79,15 +81,22 @@ class Stack:
         return self._pids.get(name)
 
     async def ready(self, timeout_s: float = 120.0) -> None:
-        """Wait until every model has a worker. Raises StackError with the newest log lines."""
+        """Wait until every model has a worker, and a while longer for all workers.
+
+        Raises StackError with the newest log lines of what does not start.
+        """
         deadline = time.monotonic() + timeout_s
+        enough: float | None = None
         last = "the gateway does not answer"
         async with httpx.AsyncClient(timeout=2.0, trust_env=False) as client:
             while time.monotonic() < deadline:
                 with contextlib.suppress(httpx.HTTPError):
                     answer = await client.get(f"{self.url}/ready")
                     if answer.status_code == 200:
-                        return
+                        state = answer.json()
+                        enough = enough or time.monotonic() + _OTHERS_S
+                        if state["workers_up"] == state["workers"] or time.monotonic() > enough:
+                            return
                     last = answer.text
                 broken = [name for name, count in self.restarts.items() if count >= 3]
                 if broken:
