@@ -85,6 +85,7 @@ SUMS = ("arithmetic",) * 10 + ("recall", "copying", "multi_hop")
 HOPS = ("multi_hop",) * 8 + ("recall", "recall", "copying", "arithmetic")
 LATE = ("recall", "copying", "multi_hop", "multi_hop", "multi_hop", "arithmetic")
 LAST = (*EASY, *("multi_hop",) * 6, "arithmetic")
+WEAVE = (64, 64, 128, 128, 256, 256, 512, 1024, 2048)
 REACH = (256, 512, 1024, 2048, 4096, 8192)
 SURE = {"recall": 0.985, "copying": 0.985}
 SURER = SURE | {"multi_hop": 0.97}
@@ -97,7 +98,7 @@ CURRICULA: dict[str, tuple[Stage, ...]] = {
         Stage("far", (256, 512), 4096, 600, 2e-3, EASY, {}, 1.0, 0.7, (0.6, 0.9), True),
         Stage("wide", (256, 512, 1024), 8192, 400, 2e-3, EASY, {}, 1.0, 0.7, (0.6, 0.9), True),
         Stage("settle", (256, 512, 1024), 8192, 160, 1e-3, EASY, {}, 1.0, 0.7, (0.6, 0.9), True),
-        Stage("reach", REACH, 8192, 500, 1.5e-3, EASY, {}, 1.0, 0.3, (0.6, 0.95)),
+        Stage("reach", REACH, 8192, 360, 1.5e-3, EASY, {}, 1.0, 0.3, (0.6, 0.95)),
     ),
     "loom-l": (
         Stage("few", (64,), 4096, 300, 2e-3, ("recall",), {"recall": 0.95}),
@@ -108,7 +109,8 @@ CURRICULA: dict[str, tuple[Stage, ...]] = {
         Stage("middle", (256, 512, 1024), 4096, 60, 2e-3, LARGE_MIX, SURER, 2.0, 0.5),
         Stage("far", (64, 128, 256, 512), 4096, 500, 2e-3, LATE, {}, 1.0, 0.9, (0.6, 0.9), True),
         Stage("long", (64, 128, 1024, 2048, 4096), 4096, 80, 1e-3, LATE, {}, 1.0, 0.5, (0.6, 0.95)),
-        Stage("reach", (64, 128, *REACH), 8192, 220, 1.5e-3, LAST, {}, 1.0, 0.3, (0.5, 0.95)),
+        Stage("reach", (64, 128, *REACH), 8192, 130, 1.5e-3, LAST, {}, 1.0, 0.3, (0.5, 0.95)),
+        Stage("weave", WEAVE, 4096, 400, 1.5e-3, LAST, {}, 1.0, 0.2, (0.5, 0.9)),
     ),
 }
 
