@@ -1,6 +1,7 @@
 """The line: workers that fail, clients that leave, time that runs out, and the guard."""
 
 import asyncio
+import concurrent.futures
 import hashlib
 import json
 import threading
@@ -254,6 +255,18 @@ def test_too_many_requests_at_once(tmp_path):
         assert sorted(answer.status_code for answer in answers) == [200, 200, 429, 429, 429]
         assert all("retry-after" in a.headers for a in answers if a.status_code == 429)
         assert gate.chat().status_code == 200
+
+
+def test_large_bodies_share_a_budget(tmp_path):
+    """Bodies that would not fit together are told 429 and when to come back; then there is room."""
+    site = make_site(tmp_path, gateway={"limits": {"body_mib": 1, "bodies_mib": 1.5}})
+    engine = FakeEngine("w1", script=lambda r: [0.5, "ok"])
+    with serving(site, [engine]) as gate:
+        large = "x" * 900_000
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            answers = list(pool.map(lambda _: gate.chat(user=large), range(2)))
+        assert sorted(answer.status_code for answer in answers) == [200, 429]
+        assert gate.chat(user=large).status_code == 200
 
 
 def test_long_prompts_do_not_block_the_loop(tmp_path):

@@ -180,6 +180,8 @@ class Limits(Noun):
     """What bounds a gateway's memory and a client's patience."""
 
     body_mib: Positive = 8.0
+    bodies_mib: Positive = 512.0
+    """All bodies that are read or answered at one time; one more is answered 429."""
     header_kib: Positive = 16.0
     header_timeout_s: Positive = 10.0
     body_timeout_s: Positive = 30.0

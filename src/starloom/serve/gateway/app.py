@@ -65,6 +65,7 @@ class App:
         self._new_id = new_id
         self._lifespan = lifespan
         self._body_bytes = int(gateway.limits.body_mib * _MIB)
+        self._spare_bytes = int(gateway.limits.bodies_mib * _MIB)
         self.running = 0
         """Requests in the line."""
 
@@ -123,10 +124,14 @@ class App:
         if self.running >= self._limits.requests:
             raise Throttled("too many requests at once", retry_after_s=1)
         check_json(headers)
+        stated = headers.get(b"content-length")
+        held_bytes = self._expected_bytes(stated)
+        if held_bytes > self._spare_bytes:
+            raise Throttled("too many large bodies at once", retry_after_s=1)
         outcome = "ok"
+        self._spare_bytes -= held_bytes
         self.running += 1
         try:
-            stated = headers.get(b"content-length")
             raw = await client.body(stated, self._body_bytes, self._limits.body_timeout_s)
             await self._watched(path, raw, tracker, client)
         except ServeError as error:
@@ -141,10 +146,17 @@ class App:
             raise
         finally:
             self.running -= 1
+            self._spare_bytes += held_bytes
             record = tracker.done(outcome, client.status)
             self._metrics.seen(record)
             if self._log is not None:
                 self._log.write(record)
+
+    def _expected_bytes(self, stated: bytes | None) -> int:
+        """What a body may come to hold: what it says of itself, else the most that is let in."""
+        if stated is None or not stated.isdigit():
+            return self._body_bytes
+        return min(int(stated), self._body_bytes)
 
     async def _watched(self, path: str, raw: bytes, tracker: Tracker, client: Client) -> None:
         """The line's answer, broken off when the client leaves. Raises `Gone` then."""
