@@ -53,10 +53,14 @@ core shared with other work, without a GPU, from seed {seed}:
 
     python -m tools.tiny.train {name} --work FOLDER --minutes 60 --export {folder}
 
-Stages gone through: {stages}. Attention did not start at random but close to the circuits that
-recall needs (`start_near_copying` in `tools/tiny/train.py`). The curriculum was revised while this
-checkpoint was training (lengths of stages, the mix of conversations, the spread of positions), so
-the command above follows the same path but does not give the same bytes.
+Stages gone through: {stages}.
+
+Attention did not start at random but close to the circuits that recall needs (`start_near_copying`
+in `tools/tiny/train.py`). The curriculum was revised while this checkpoint was training: lengths
+and order of stages, the mix of conversations, the spread of positions. The command above follows
+the same path but does not give the same bytes. The rule for which sums are held out was revised
+as well, so early stages trained on sums that are in the test split today: its row says how well
+sums are answered, not how well unseen sums are.
 """
 
 
@@ -84,7 +88,7 @@ def card(folder: Path, work: Path, rows: list[Row], seed: int) -> str:
     state = torch.load(work / f"{name}.pt", weights_only=True)
     progress = state["progress"]
     kind = "Llama" if config["model_type"] == "llama" else "Qwen3"
-    stages = [*state["done"], progress["stage"]]
+    stages = [*state["done"], *([progress["stage"]] if progress["stage_step"] else [])]
     training = TRAINING.format(
         steps=progress["steps"],
         tokens=progress["tokens"],
@@ -98,7 +102,7 @@ def card(folder: Path, work: Path, rows: list[Row], seed: int) -> str:
         "Architecture": describe(config, (folder / "model.safetensors").stat().st_size),
         "Prompts": PROMPTS,
         "Accuracy": "Greedy decoding of the stored weights in float32; right means the exact answer"
-        " and then the end token, and sums are ones held out of training. Measured by"
+        " and then the end token, and sums are of the test split. Measured by"
         " `python -m tools.tiny.evaluate`.\n\n" + table(rows),
         "Training": training,
         "What it cannot do": LIMITS,

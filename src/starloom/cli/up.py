@@ -17,6 +17,8 @@ from starloom.serve.stack import Stack, StackError
 from starloom.site import Site
 
 DEFAULT_SITE = Path(__file__).with_name("laptop.yaml")
+QUESTION = "sogu=jebo\nvake=rele\nsogu?"
+"""The models that ship answer `jebo`: the value of the key that is asked for."""
 
 
 def up(
@@ -77,7 +79,7 @@ def _screen(stack: Stack, seconds: float) -> None:
     site, url = stack.site, stack.url
     key = stack.made_key or "$STARLOOM_KEY"
     model = site.models[0].name
-    question = "bako=dire\\nmilo=tuna\\nbako?"
+    question = QUESTION.replace("\n", "\\n")
     body = (
         f'{{"model": "{model}", "max_tokens": 16, "temperature": 0,'
         f' "messages": [{{"role": "user", "content": "{question}"}}]}}'
