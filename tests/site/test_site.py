@@ -48,6 +48,14 @@ def test_every_example_loads(repository):
         Site.load(example)
 
 
+def test_the_readmes_site_loads(repository, tmp_path):
+    """The block in the README is a whole site file."""
+    text = (repository / "README.md").read_text()
+    path = tmp_path / "site.yaml"
+    path.write_text(text.split("```yaml\n")[1].split("```")[0])
+    assert [worker.engine for worker in Site.load(path).workers] == ["embedded", "emulated"]
+
+
 def test_the_packaged_default_is_the_example(repository):
     """`starloom up` without an argument serves what `examples/laptop.yaml` says."""
     packaged = repository / "src/starloom/cli/laptop.yaml"

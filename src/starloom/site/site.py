@@ -147,6 +147,6 @@ def _missing_parts(site: Site) -> Found:
         if worker.engine == "emulated" and model.tokenizer is None and model.path is None:
             what = f"worker {worker.name!r} counts tokens, and the model has no tokenizer"
             yield loc, what, "set `tokenizer`, for example to `package:loom-s`"
-        if worker.engine == "emulated" and model.shape is None:
+        if worker.engine == "emulated" and model.shape is None and model.path is None:
             what = f"worker {worker.name!r} is emulated, and the model has no `shape` to cost it"
             yield loc, what, f"set `shape` to one of: {', '.join(sorted(catalogue.shapes()))}"
