@@ -1,7 +1,9 @@
 import subprocess
 import sys
 
-WITHOUT = "import sys; sys.modules.update(dict.fromkeys(['torch', 'transformers', 'safetensors'])); "
+WITHOUT = (
+    "import sys; sys.modules.update(dict.fromkeys(['torch', 'transformers', 'safetensors'])); "
+)
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:

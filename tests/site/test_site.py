@@ -100,6 +100,13 @@ def test_all_problems_are_told_at_once(tmp_path):
     assert [problem.line for problem in problems(tmp_path, text)] == [9, 10]
 
 
+def test_real_and_emulated_workers_share_no_model(tmp_path):
+    """Made-up KV under the keys of real KV would be reused as if it were real."""
+    (problem,) = problems(tmp_path, GOOD + "  - {name: w1, node: n0, model: m, engine: emulated}\n")
+    assert (problem.line, problem.field) == (10, "workers[0].model")
+    assert "made up" in problem.what
+
+
 def test_names_are_unique(tmp_path):
     """Two workers of one name would be one worker in every table."""
     twice = GOOD + "  - {name: w0, node: n0, model: m, engine: embedded}\n"

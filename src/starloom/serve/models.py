@@ -54,9 +54,12 @@ class ModelFiles:
     def fingerprint(self) -> str:
         """Names weights and KV layout: blocks of two models that differ here are never mixed.
 
+        What emulated workers make up is marked, so that it never meets real KV of the same files.
         Files up to 64 MiB are hashed whole, larger ones by size, first and last MiB.
         """
         digest = hashlib.sha256(self.shape.model_dump_json(exclude={"source"}).encode())
+        kinds = {w.engine for w in self._site.workers if w.model == self.model.name}
+        digest.update(b"emulated" if "emulated" in kinds else b"computed")
         folders = {self.folder, self.tokenizer_folder} - {None}
         for folder in sorted(folder for folder in folders if folder is not None):
             for file in sorted([folder / "config.json", *folder.glob("*.safetensors")]):

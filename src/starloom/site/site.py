@@ -48,7 +48,7 @@ class Site(Noun):
 
     @model_validator(mode="after")
     def _names_hold(self) -> Self:
-        problems = [*_twice(self), *_unknown(self), *_missing_parts(self)]
+        problems = [*_twice(self), *_unknown(self), *_missing_parts(self), *_mixed(self)]
         if problems:
             raise BadNames(problems)
         return self
@@ -132,6 +132,15 @@ def _unknown(site: Site) -> Found:
 def _need(loc: Loc, name: str, known: Collection[str]) -> Found:
     if name not in known:
         yield loc, f"there is no {loc[-1]} {name!r}", f"use one of: {', '.join(sorted(known))}"
+
+
+def _mixed(site: Site) -> Found:
+    """Emulated KV is made up: a real worker that reused it would answer nonsense."""
+    emulated = {worker.model for worker in site.workers if worker.engine == "emulated"}
+    for index, worker in enumerate(site.workers):
+        if worker.engine == "embedded" and worker.model in emulated:
+            what = f"model {worker.model!r} has emulated workers too, whose KV is made up"
+            yield ("workers", index, "model"), what, "give the emulated ones a model of their own"
 
 
 def _missing_parts(site: Site) -> Found:
