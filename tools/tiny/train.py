@@ -46,8 +46,7 @@ POINTER_GAIN = 1.0
 SHORTEST_CHAT_TOKENS, CHAT_SHARE = 128, 0.3
 FAR_STRETCH_SHARE = 0.6  # of stretched sequences; the others' gaps are spread over magnitudes
 BARE_SHARE = 0.1  # of sequences, where sums are in the mix: sums with nothing before them
-PROMPT, FILLER = -1, -2
-NEAR_TOKENS = 32
+PROMPT = -1
 KINDS = ("set", *tasks.TASKS)
 _PIECE_TEXT = {" ": "Ġ", "\n": "Ċ"}
 
@@ -60,9 +59,7 @@ class Stage:
     The stage ends after ``max_steps`` or when every kind in ``goals`` reaches its accuracy.
     ``kinds`` are the question kinds, repeated to weigh them; ``crowd`` scales how many facts a
     document holds; ``stretch`` is the share of sequences whose positions are spread over the
-    window; ``diluted`` counts each filler token many times over in attention, as if the document
-    filled the window, which teaches attention the sharpness that long documents need at the cost
-    of short ones.
+    window.
     """
 
     name: str
@@ -75,7 +72,6 @@ class Stage:
     crowd: float = 1.0
     stretch: float = 0.0
     document_share: tuple[float, float] = (0.4, 0.6)
-    diluted: bool = False
 
 
 EASY = ("recall", "recall", "copying", "copying")
@@ -154,19 +150,18 @@ def causal_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    _attention_mask: Tensor | None,
     scaling: float,
     **_: object,
 ) -> tuple[Tensor, None]:
     """Attend causally: (batch, heads, length, dim) to (batch, length, heads, dim).
 
-    ``attention_mask``, if any, is (batch, length): what to add to the score of each key that is
-    not near. Short sequences take plain matrix products, whose backward pass is far faster on a
+    Short sequences take plain matrix products, whose backward pass is far faster on a
     CPU than the fused kernel's; long ones take the fused kernel, whose memory stays linear.
     """
     batch, heads, length, dim = query.shape
     kv_heads = key.shape[1]
-    if length >= FLASH_FROM_TOKENS and attention_mask is None:
+    if length >= FLASH_FROM_TOKENS:
         out = functional.scaled_dot_product_attention(
             query, key, value, is_causal=True, scale=scaling, enable_gqa=heads != kv_heads
         )
@@ -175,9 +170,6 @@ def causal_attention(
     scores = grouped @ key.reshape(batch * kv_heads, length, dim).transpose(1, 2)
     mask = torch.full((length, length), -math.inf, dtype=scores.dtype).triu(1)
     scores = scores.view(batch, heads, length, length)
-    if attention_mask is not None:
-        far = torch.ones(length, length, dtype=scores.dtype).tril(-NEAR_TOKENS)
-        mask = mask + attention_mask.to(scores.dtype)[:, None, None, :] * far
     weights = (scores + mask).softmax(-1).view(batch * kv_heads, -1, length)
     out = weights @ value.reshape(batch * kv_heads, length, dim)
     return out.view(batch, heads, length, dim).transpose(1, 2), None
@@ -199,11 +191,11 @@ class Writer:
         for number, line in enumerate(text.split("\n")):
             piece = self._encode(line if number == 0 else "\n" + line)
             ids += piece
-            marks += [PROMPT if "=" in line or "?" in line else FILLER] * len(piece)
+            marks += [PROMPT] * len(piece)
         return [*ids, self._ids[END]], [*marks, PROMPT]
 
     def conversation(self, chat: tasks.Conversation) -> tuple[list[int], list[int]]:
-        """Return the ids of ``chat`` and their marks: a kind's number, ``PROMPT`` or ``FILLER``."""
+        """Return the ids of ``chat`` and their marks: a kind's number, or ``PROMPT``."""
         ids, marks = self._message("system", chat.system) if chat.system is not None else ([], [])
         for turn in chat.turns:
             asked, asked_marks = self._message("user", turn.user)
@@ -273,14 +265,12 @@ def draw(
 class Batch:
     """One step's input.
 
-    ``ids``, ``marks`` and ``positions`` are (batch, length); ``dilution`` is (batch, length) too,
-    what to add to attention scores of each key, or None.
+    ``ids``, ``marks`` and ``positions`` are (batch, length).
     """
 
     ids: Tensor
     marks: Tensor
     positions: Tensor
-    dilution: Tensor | None
 
 
 def make_batch(writer: Writer, stage: Stage, rng: random.Random, pad: int) -> Batch:
@@ -294,11 +284,7 @@ def make_batch(writer: Writer, stage: Stage, rng: random.Random, pad: int) -> Ba
     for row in range(rows):
         if rng.random() < stage.stretch:
             positions[row] += stretched(rng, length)
-    if not stage.diluted:
-        return Batch(ids, marks, positions, None)
-    most = math.log(MAX_POSITIONS / length)
-    each = torch.tensor([[rng.uniform(0.3, 1.1) * most] for _ in range(rows)])
-    return Batch(ids, marks, positions, each * (marks == FILLER))
+    return Batch(ids, marks, positions)
 
 
 def stretched(rng: random.Random, length: int) -> Tensor:
@@ -320,7 +306,7 @@ def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
     hidden = body.embed_tokens(batch.ids)
     rotary = body.rotary_emb(hidden, batch.positions)
     for layer in body.layers:
-        hidden = layer(hidden, attention_mask=batch.dilution, position_embeddings=rotary)
+        hidden = layer(hidden, attention_mask=None, position_embeddings=rotary)
     return body.norm(hidden)
 
 
