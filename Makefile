@@ -11,7 +11,7 @@ up: .venv/engine
 test: setup-test check
 	$(BIN)/pytest
 
-test-all: setup-test check .venv-aiperf/ready
+test-all: setup-test check .venv-aiperf/ready .venv-schemathesis/ready
 	$(BIN)/pytest -m 'slow or peers or not slow'
 
 check: .venv/test
@@ -24,11 +24,35 @@ bench: .venv/engine
 	$(BIN)/starloom bench serve
 
 # One pinned environment a peer, since they do not live together.
-bench-peers: .venv-aiperf/ready
+bench-peers: .venv-aiperf/ready .venv-dynamo/ready .venv-sglang-router/ready .venv-litellm/ready \
+  .venv-schemathesis/ready
 
 .venv-aiperf/ready:
 	$(PYTHON) -m venv .venv-aiperf
 	.venv-aiperf/bin/pip install -q aiperf==0.13.0
+	touch $@
+
+.venv-schemathesis/ready:
+	$(PYTHON) -m venv .venv-schemathesis
+	.venv-schemathesis/bin/pip install -q schemathesis==4.32.5
+	touch $@
+
+.venv-sglang-router/ready:
+	$(PYTHON) -m venv .venv-sglang-router
+	.venv-sglang-router/bin/pip install -q sglang-router==0.3.2
+	touch $@
+
+.venv-litellm/ready:
+	$(PYTHON) -m venv .venv-litellm
+	.venv-litellm/bin/pip install -q 'litellm[proxy]==1.108.7'
+	touch $@
+
+# The replay alone: --no-deps, since the rest of Dynamo wants GPUs.
+.venv-dynamo/ready:
+	$(PYTHON) -m venv .venv-dynamo
+	.venv-dynamo/bin/pip install -q --no-deps ai-dynamo==1.1.1 ai-dynamo-runtime==1.1.1 \
+	  annotated-types msgspec prometheus-client pydantic pydantic-core pyzmq tqdm \
+	  typing-extensions typing-inspection uvloop
 	touch $@
 
 setup-test: .venv/test

@@ -3,7 +3,6 @@
 import asyncio
 import json
 
-import httpx
 import pytest
 
 from starloom.serve.base import EngineRequest, Sampling
@@ -12,6 +11,7 @@ from starloom.serve.errors import BadRequest, EngineFailed, Throttled, Unavailab
 from starloom.site import OpenAIWorker
 
 from engine_fixtures import run_async, text_of, until
+from upstream_fixtures import FakeUpstream, chat, sse
 
 USAGE = {
     "prompt_tokens": 12,
@@ -20,44 +20,11 @@ USAGE = {
 }
 
 
-class Upstream:
-    """A server in memory: answers with `status`, `body`, `headers`; remembers what it was sent."""
-
-    def __init__(self, body=b"", status=200, headers=None, breaks=False):
-        self.body, self.status, self.headers, self.breaks = body, status, headers or {}, breaks
-        self.seen: list[httpx.Request] = []
-        self.models = 200
-
-    async def __call__(self, asked: httpx.Request) -> httpx.Response:
-        if asked.url.path.endswith("/models"):
-            if self.models is None:
-                raise httpx.ConnectError("nobody listens")
-            return httpx.Response(self.models, json={"data": []})
-        await asked.aread()
-        self.seen.append(asked)
-        return httpx.Response(self.status, headers=self.headers, stream=Body(self))
-
-    async def parts(self):
-        for at in range(0, len(self.body), 7):  # cut anywhere
-            yield self.body[at : at + 7]
-        if self.breaks:
-            raise httpx.ReadError("reset")
-
-
-class Body(httpx.AsyncByteStream):
-    def __init__(self, upstream):
-        self._upstream = upstream
-
-    async def __aiter__(self):
-        async for part in self._upstream.parts():
-            yield part
-
-
-def engine(upstream, **fields):
+def engine(url, **fields):
     worker = OpenAIWorker(
-        name="up", node="n", model="m", engine="openai", url="http://up:1/base/v1/", **fields
+        name="up", node="n", model="m", engine="openai", url=f"{url}/base/v1/", **fields
     )
-    return OpenAIEngine(worker, transport=httpx.MockTransport(upstream))
+    return OpenAIEngine(worker)
 
 
 def ask(path="/v1/chat/completions", **body):
@@ -71,16 +38,6 @@ def ask(path="/v1/chat/completions", **body):
     )
 
 
-def sse(*chunks, done=True):
-    events = [f"data: {json.dumps(chunk)}\n\n" for chunk in chunks]
-    return ("".join(events) + ("data: [DONE]\n\n" if done else "")).encode()
-
-
-def chat(text=None, finish=None, **more):
-    choice = {"index": 0, "delta": {} if text is None else {"content": text}, **more}
-    return {"choices": [{**choice, "finish_reason": finish}]}
-
-
 async def collect(one, wanted):
     try:
         return [delta async for delta in one.stream(wanted)]
@@ -89,7 +46,11 @@ async def collect(one, wanted):
 
 
 def answer(upstream, wanted=None, **fields):
-    return asyncio.run(collect(engine(upstream, **fields), wanted or ask()))
+    async def run():
+        async with upstream.serving() as url:
+            return await collect(engine(url, **fields), wanted or ask())
+
+    return asyncio.run(run())
 
 
 def test_chat_chunks_become_deltas_and_usage_comes_last():
@@ -100,7 +61,7 @@ def test_chat_chunks_become_deltas_and_usage_comes_last():
         chat(None, "stop", stop_reason="\n"),
         {"choices": [], "usage": USAGE},
     )
-    deltas = answer(Upstream(b": comment\r\n\r\n" + body))
+    deltas = answer(FakeUpstream(b": comment\r\n\r\n" + body))
     assert text_of(deltas) == "Grüß Gott"
     assert [d.finish for d in deltas] == [None, None, "stop"]
     assert deltas[-1].stop == "\n"
@@ -113,18 +74,18 @@ def test_completions_are_read_too():
         {"choices": [{"index": 0, "text": text, "finish_reason": finish}]}
         for text, finish in (("a", None), ("b", "length"))
     ]
-    upstream = Upstream(sse(*chunks, {"choices": [], "usage": USAGE}))
+    upstream = FakeUpstream(sse(*chunks, {"choices": [], "usage": USAGE}))
     deltas = answer(upstream, ask("/v1/completions"))
     assert (text_of(deltas), deltas[-1].finish) == ("ab", "length")
-    assert upstream.seen[0].url == "http://up:1/base/v1/completions"
+    assert upstream.seen[0].path == "/base/v1/completions"
 
 
 def test_the_clients_body_is_forwarded_with_the_upstreams_name(monkeypatch):
     monkeypatch.setenv("UP_KEY", "sk-secret")
-    upstream = Upstream(sse(chat("x", "stop")))
+    upstream = FakeUpstream(sse(chat("x", "stop")))
     answer(upstream, ask(seed=4), upstream_model="vendor/m", key_env="UP_KEY")
     [asked] = upstream.seen
-    assert json.loads(asked.content) == {
+    assert asked.body == {
         "model": "vendor/m",
         "n": 1,
         "temperature": 0.5,
@@ -136,13 +97,13 @@ def test_the_clients_body_is_forwarded_with_the_upstreams_name(monkeypatch):
 
 
 def test_without_usage_chunks_are_counted():
-    assert answer(Upstream(sse(chat("x"), chat("y", "stop"))))[-1].usage.completion_tokens == 2
+    assert answer(FakeUpstream(sse(chat("x"), chat("y", "stop"))))[-1].usage.completion_tokens == 2
 
 
 def test_logprobs_of_chat_are_kept():
     entry = {"token": "x", "logprob": -0.5, "bytes": [120]}
     probs = {"content": [{**entry, "top_logprobs": [entry]}]}
-    delta = answer(Upstream(sse(chat("x", "stop", logprobs=probs))))[0]
+    delta = answer(FakeUpstream(sse(chat("x", "stop", logprobs=probs))))[0]
     assert (delta.logprobs[0].data, delta.logprobs[0].top) == (b"x", [("x", b"x", -0.5)])
 
 
@@ -161,18 +122,18 @@ def test_errors_are_mapped(status, error, message):
     """The upstream's own words reach the client only where they are about its request."""
     body = json.dumps({"error": {"message": "slow down"}}).encode()
     with pytest.raises(error, match=message) as caught:
-        answer(Upstream(body, status, {"Retry-After": "7"}))
+        answer(FakeUpstream(body, status, {"Retry-After": "7"}))
     assert caught.value.retry_after_s == (7 if status == 429 else None)
 
 
 def test_an_error_page_is_no_message():
     with pytest.raises(BadRequest, match="answered 400"):
-        answer(Upstream(b"<html>", 400))
+        answer(FakeUpstream(b"<html>", 400))
 
 
 def test_a_stream_that_breaks_before_text_may_go_elsewhere():
     with pytest.raises(Unavailable):
-        answer(Upstream(b"", breaks=True))
+        answer(FakeUpstream(b"", breaks=True))
 
 
 @pytest.mark.parametrize(
@@ -189,14 +150,14 @@ def test_a_stream_that_breaks_off_is_an_error(body):
     """After text, `EngineFailed`; before it another worker may answer."""
     begun = b'"x"' in body
     with pytest.raises(EngineFailed if begun else Unavailable):
-        answer(Upstream(body))
+        answer(FakeUpstream(body))
 
 
 def test_a_request_without_a_body_is_refused():
     wanted = ask()
     wanted.body = None
     with pytest.raises(BadRequest):
-        answer(Upstream(), wanted)
+        answer(FakeUpstream(), wanted)
 
 
 def test_readiness_follows_the_list_of_models(monkeypatch):
@@ -205,27 +166,33 @@ def test_readiness_follows_the_list_of_models(monkeypatch):
     monkeypatch.setattr("starloom.serve.engines.openai._LOOK_AGAIN_S", 0.01)
 
     async def test():
-        upstream = Upstream()
-        one, seen = engine(upstream), []
-        one.on_up, one.on_down = seen.append, lambda name: seen.append(f"-{name}")
-        assert not one.ready
-        await one.start()
-        await until(lambda: one.ready)
-        upstream.models = None
-        await until(lambda: not one.ready)
-        upstream.models = 200
-        await until(lambda: one.ready)
-        await one.close()
-        assert not one.ready
+        upstream = FakeUpstream()
+        async with upstream.serving() as url:
+            one, seen = engine(url), []
+            one.on_up, one.on_down = seen.append, lambda name: seen.append(f"-{name}")
+            assert not one.ready
+            await one.start()
+            await until(lambda: one.ready)
+            upstream.models = None
+            await until(lambda: not one.ready)
+            upstream.models = 200
+            await until(lambda: one.ready)
+            await one.close()
+            assert not one.ready
         assert seen == ["up", "-up", "up", "-up"]
 
     run_async(test)
 
 
 def test_what_upstream_counted_is_reported():
-    upstream = Upstream(sse(chat("x", "stop"), {"choices": [], "usage": USAGE}))
-    one = engine(upstream)
-    asyncio.run(collect(one, ask()))
-    report = one.report()
+    upstream = FakeUpstream(sse(chat("x", "stop"), {"choices": [], "usage": USAGE}))
+
+    async def run():
+        async with upstream.serving() as url:
+            one = engine(url)
+            await collect(one, ask())
+            return one.report()
+
+    report = asyncio.run(run())
     assert (report.running, report.prompt_tokens_total, report.cached_tokens_total) == (0, 12, 8)
     assert report.generated_tokens_total == 3

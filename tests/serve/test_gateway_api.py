@@ -228,7 +228,7 @@ def test_backends_of_openais_api_get_the_clients_own_body(gate):
 
 def test_models_without_tokenizer_still_have_keys_to_schedule_by(gate):
     """The schedule sees equal beginnings of text, though such a backend is sent no keys."""
-    prompts = gate.app._line._prompts["u"]
+    prompts = gate.app._line.prompts["u"]
     one, two = (
         asyncio.run(prompts.text("the same beginning " * 100 + end, Wall("acme")))
         for end in ("a", "b")

@@ -61,7 +61,7 @@ def test_slow_headers_are_cut_off(tmp_path):
         for sock in socks[::2]:
             sock.sendall(b"GET /health HTTP/1.1\r\nX-Slow: ")
         assert gate.chat().status_code == 200
-        until(lambda: len(gate.server.server_state.connections) <= 1, timeout_s=5)
+        until(lambda: gate.server.connections <= 1, timeout_s=5)
         assert gate.chat().status_code == 200
         for sock in socks:
             assert read_all(sock) == b""
@@ -72,12 +72,12 @@ def test_connections_are_bounded(tmp_path):
     """One connection too many is told 503; room is made when others leave."""
     with serving(limited(tmp_path, connections=5), [FakeEngine("w1")]) as gate:
         socks = [gate.connect() for _ in range(5)]
-        until(lambda: len(gate.server.server_state.connections) == 5)
+        until(lambda: gate.server.connections == 5)
         with gate.connect() as sock:
             assert read_all(sock).startswith(b"HTTP/1.1 503")
         for sock in socks:
             sock.close()
-        until(lambda: not gate.server.server_state.connections)
+        until(lambda: not gate.server.connections)
         assert gate.chat().status_code == 200
 
 

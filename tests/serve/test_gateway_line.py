@@ -2,7 +2,6 @@
 
 import asyncio
 import concurrent.futures
-import hashlib
 import json
 import threading
 
@@ -11,7 +10,7 @@ import pytest
 
 from starloom.serve.base import Delta, TokenLogprob, Usage
 from starloom.serve.errors import EngineFailed, Unavailable
-from starloom.serve.gateway import RequestLog, create_app
+from starloom.serve.gateway import RequestLog
 from starloom.serve.gateway.outlet import Outlet
 from starloom.serve.guard import AuditFile, Entry, Guard, Matcher, OutputFilter
 from starloom.site import Site
@@ -158,48 +157,6 @@ def test_a_client_that_leaves_cancels_the_work(tmp_path, stream, begun):
     assert (record["outcome"], record["status"]) == ("cancelled", 499)
 
 
-def test_other_servers_tell_of_a_lost_client_by_disconnect(tmp_path):
-    """Behind another ASGI server `http.disconnect` has the same effect."""
-    engine = FakeEngine("w1", script=lambda r: [30.0])
-    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}]}).encode()
-    fields = raw_request(body).split(b"\r\n\r\n")[0].split(b"\r\n")[1:]
-    pairs = [field.split(b": ") for field in fields]
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": "/v1/chat/completions",
-        "client": ("127.0.0.1", 1),
-        "headers": [(name.lower(), value) for name, value in pairs],
-    }
-
-    async def main():
-        site = make_site(tmp_path)
-        key = hashlib.sha256(KEY.encode()).hexdigest()
-        app = create_app(site, [engine], {"acme": [key]})
-        engine.on_up, engine.on_down = app._line._workers.up, app._line._workers.down
-        await engine.start()
-        events = [{"type": "http.request", "body": body}]
-
-        async def receive():
-            if events:
-                return events.pop()
-            while not engine.running:
-                await asyncio.sleep(0.01)
-            return {"type": "http.disconnect"}
-
-        sent = []
-
-        async def send(event):
-            sent.append(event)
-
-        async with asyncio.timeout(5):
-            await app(scope, receive, send)
-        return sent
-
-    assert asyncio.run(main()) == []
-    assert engine.cancelled == 1
-
-
 def test_a_client_that_leaves_while_waiting_is_forgotten(tmp_path):
     """A request that waits for a worker ends with its client."""
     with serving(make_site(tmp_path), [FakeEngine("w1", up=False)], wait_s=60.0) as gate:
@@ -303,7 +260,7 @@ def test_blocked_input_is_refused_and_audited(tmp_path):
         assert answer.json()["error"]["code"] == "content_filter"
         with gate.client() as client:
             ids = list(b"the launch code")
-            tokens = gate.app._line._prompts["m"].tokeniser.prompt(bytes(ids).decode())
+            tokens = gate.app._line.prompts["m"].tokeniser.prompt(bytes(ids).decode())
             for prompt in ("launch code", ["x", "launch code"], tokens, [[*tokens]]):
                 body = {"model": "m", "prompt": prompt}
                 assert client.post("/v1/completions", json=body).status_code == 400
@@ -320,7 +277,7 @@ def test_masked_input_reaches_the_worker_masked(tmp_path):
     engine = FakeEngine("w1")
     with serving(site, [engine], guard=Guard.from_site(site)) as gate:
         assert gate.chat("who is Voldemort?").status_code == 200
-        text = gate.app._line._prompts["m"].decode(engine.seen[0].tokens)
+        text = gate.app._line.prompts["m"].decode(engine.seen[0].tokens)
         assert text == "<|user|>who is *********?<|end|><|assistant|>"
 
 

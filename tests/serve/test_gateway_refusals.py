@@ -181,7 +181,7 @@ def test_pages_need_a_key_but_for_health(gate):
 def test_unknown_pages_and_methods(gate):
     """Unknown paths are 404, wrong methods 405, in the same shape."""
     with gate.client() as client:
-        refused(client.get("/v1/embeddings"), 404)
+        refused(client.get("/v1/images"), 404)
         refused(client.get("/v1/models/none"), 404, code="model_not_found")
         refused(client.get("/v1/chat/completions"), 405)
         refused(client.delete("/v1/models"), 405)

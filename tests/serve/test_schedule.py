@@ -50,11 +50,12 @@ def test_prefix_load_counts_prefill_that_waits():
 
 def test_the_index_holds_the_head_of_a_prefix_longest():
     """With room for three of four blocks the tail goes first, and the rest is a prefix."""
-    index = PrefixIndex(3)
+    index = PrefixIndex()
+    worker = index.join(3)
     keys = [b"0", b"1", b"2", b"3"]
-    index.add(keys)
-    assert len(index) == 3
-    assert index.overlap(keys) == 3
+    index.add(worker, keys)
+    assert index.blocks(worker) == 3
+    assert index.overlaps(keys) == [3]
 
 
 def test_a_ticket_counts_once_however_it_ends():

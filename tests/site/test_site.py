@@ -174,3 +174,48 @@ def test_a_site_survives_json(tmp_path):
     path.write_text(GOOD)
     site = Site.load(path)
     assert Site.model_validate_json(site.model_dump_json()) == site
+
+
+ROUTED = (
+    GOOD
+    + """\
+  - name: w1
+    node: n0
+    model: big
+    engine: embedded
+routes:
+  - name: auto
+    small: m
+    large: big
+    router: router.npz
+    dial: {quality: 0.8}
+"""
+)
+ROUTED = ROUTED.replace("workers:", "  - name: big\n    path: folder\nworkers:")
+
+
+def test_a_route_stands_between_two_models(tmp_path):
+    """Its dial says what it is set by, and where it stands."""
+    path = tmp_path / "site.yaml"
+    path.write_text(ROUTED)
+    (route,) = Site.load(path).routes
+    assert (route.dial.by, route.dial.at) == ("quality", 0.8)
+    assert route.lanes is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field", "what"),
+    [
+        ("large: big", "large: huge", "routes[0].large", "no large 'huge'"),
+        ("large: big", "large: m", "routes[0]", "nothing to choose"),
+        ("name: auto", "name: big", "routes[0].name", "the name of a model"),
+        ("{quality: 0.8}", "{quality: 0.8, cost: 0.2}", "routes[0].dial", "cost and quality"),
+        ("{quality: 0.8}", "{}", "routes[0].dial", "nothing is stated"),
+        ("{quality: 0.8}", "{cost: 1.2}", "routes[0].dial.cost", "less than or equal to 1"),
+    ],
+)
+def test_a_wrong_route_is_told(tmp_path, old, new, field, what):
+    """Each mistake with its place."""
+    (problem,) = problems(tmp_path, ROUTED.replace(old, new))
+    assert problem.field == field
+    assert what in problem.what

@@ -48,13 +48,13 @@ of words to copy.
 """
 
 TRAINING = """\
-{steps:,} optimizer steps on {tokens:,} tokens, {minutes:.0f} minutes of wall-clock time on one CPU
-core shared with other work, without a GPU, from seed {seed}:
+{steps:,} optimizer steps on {tokens:,} tokens, {minutes:.0f} minutes of one CPU core's time,
+without a GPU, from seed {seed}:
 
     python -m tools.tiny.train {name} --work FOLDER --minutes 60 --export {folder}
 
 Stages gone through: {stages}. Attention did not start at random but close to the circuits that
-recall needs (`start_near_copying` in `tools/tiny/train.py`). {note}
+recall needs (`tools/tiny/start.py`). {note}
 """
 
 

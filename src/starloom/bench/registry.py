@@ -3,10 +3,15 @@
 from collections.abc import Callable
 
 from starloom import __version__
-from starloom.bench import serve
+from starloom.bench import gateway, guard, overload, route, schedule, serve
 from starloom.bench.base import BenchError, Options, Report, Results, Told, machine
 
 BENCHES: dict[str, Callable[[Options, Told], Results]] = {
+    "gateway": gateway.bench,
+    "guard": guard.bench,
+    "overload": overload.bench,
+    "route": route.bench,
+    "schedule": schedule.bench,
     "serve": serve.bench,
 }
 

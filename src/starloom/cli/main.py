@@ -6,8 +6,9 @@ import typer
 
 from starloom import __version__
 from starloom.bench import BenchError
-from starloom.cli import bench, doctor, key, site, status, up
+from starloom.cli import bench, doctor, key, route, site, status, up
 from starloom.serve.errors import ServeError
+from starloom.serve.route import RouteError
 from starloom.serve.stack import StackError
 from starloom.site import SiteError
 
@@ -23,6 +24,7 @@ app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)
 app.command("bench")(bench.bench)
 app.command("key")(key.key)
+app.add_typer(route.app, name="route")
 app.add_typer(site.app, name="site")
 
 
@@ -39,7 +41,7 @@ def main() -> None:
     """Run a command; errors that name their cause are told in one line, without a stack trace."""
     try:
         app()
-    except (SiteError, StackError, ServeError, BenchError) as error:
+    except (SiteError, StackError, ServeError, RouteError, BenchError) as error:
         typer.echo(f"starloom: {error}", err=True)
         sys.exit(2)
 

@@ -28,12 +28,16 @@ def root_key(*, fingerprint: str, block_tokens: int, salt: str) -> bytes:
 
 def block_keys(root: bytes, tokens: Sequence[int], block_tokens: int) -> list[bytes]:
     """Keys of the full blocks of `tokens` (a trailing partial block has none)."""
-    full = len(tokens) // block_tokens
-    data = memoryview(np.asarray(tokens[: full * block_tokens], dtype=">u4").tobytes())
-    step = block_tokens * 4
+    full = len(tokens) // block_tokens * block_tokens
+    data = np.asarray(tokens[:full], dtype=">u4").tobytes()
+    return data_keys(root, data, block_tokens * 4)
+
+
+def data_keys(root: bytes, data: bytes, block_bytes: int) -> list[bytes]:
+    """The same chain over the full blocks of `data`, for prompts whose tokens are not known."""
     keys: list[bytes] = []
     parent = root
-    for start in range(0, full * step, step):
-        parent = blake3(parent + data[start : start + step]).digest()
+    for start in range(0, len(data) - block_bytes + 1, block_bytes):
+        parent = blake3(parent + data[start : start + block_bytes]).digest()
         keys.append(parent)
     return keys

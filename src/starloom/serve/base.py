@@ -46,6 +46,8 @@ class EngineRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Lower runs first; equal is first come, first served."""
     body: dict[str, Any] | None = None
     """The client's own body, for backends that speak OpenAI's API. Never sent to our workers."""
+    passed: bytes = b""
+    """Header lines that go with `body`."""
     path: str = ""
     """The API path of `body`, such as `/v1/chat/completions`."""
 

@@ -32,6 +32,12 @@ class ServeError(Exception):
         self.param = param
         self.retry_after_s = retry_after_s
 
+    def headers(self) -> list[tuple[str, str]]:
+        """What an answer with this error says in its headers."""
+        if self.retry_after_s is None:
+            return []
+        return [("retry-after", str(max(1, round(self.retry_after_s + 0.5))))]
+
 
 class BadRequest(ServeError):
     status, type, code = 400, "invalid_request_error", "invalid_value"

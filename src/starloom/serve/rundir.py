@@ -4,6 +4,7 @@
     RUN/keys.json          tenant name -> SHA-256 of its keys (made keys included)
     RUN/pool.sock          the KV pool
     RUN/worker-NAME.sock   one a worker
+    RUN/gateway-N.sock     one a gateway process, where there are several
     RUN/state.json         the gateway's address and the supervisor, for `starloom status`
     RUN/log/NAME.log       one a process; RUN/log/requests.jsonl, RUN/log/audit.jsonl
 
@@ -81,16 +82,20 @@ class RunDir:
     def worker_socket(self, name: str) -> Path:
         return self.path / f"worker-{name}.sock"
 
+    def gateway_socket(self, number: int) -> Path:
+        """Where gateway process `number` hears of the others."""
+        return self.path / f"gateway-{number}.sock"
+
     def log(self, name: str) -> Path:
         return self.path / "log" / f"{name}.log"
 
-    @property
-    def request_log(self) -> Path:
-        return self.path / "log" / "requests.jsonl"
+    def request_log(self, number: int = 0) -> Path:
+        """Of one gateway process; the first has the plain name."""
+        return self.path / "log" / f"requests{f'-{number}' if number else ''}.jsonl"
 
-    @property
-    def audit_log(self) -> Path:
-        return self.path / "log" / "audit.jsonl"
+    def audit_log(self, number: int = 0) -> Path:
+        """Of one gateway process; the first has the plain name."""
+        return self.path / "log" / f"audit{f'-{number}' if number else ''}.jsonl"
 
     def _write(self, name: str, text: str) -> None:
         """Whole or not at all: a reader never sees half a file."""

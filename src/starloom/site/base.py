@@ -6,12 +6,13 @@ Fields that are not known are refused, so that a typing error never becomes a si
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Endpoint = Annotated[str, Field(pattern=r"^tcp://.+:[0-9]{1,5}$")]
 
 
 class Noun(BaseModel):
@@ -143,6 +144,41 @@ class EmulatedWorker(BatchedWorker):
     seed: int = 0
 
 
+class KvEvents(Noun):
+    """Where a vLLM or SGLang server publishes which KV blocks it holds, over ZeroMQ.
+
+    Its blocks must have the model's `block_tokens` (vLLM: `--block-size`, SGLang: `--page-size`).
+    """
+
+    endpoint: Endpoint
+    """Its `--kv-events-config` `endpoint`, with the host's name in place of `*`."""
+    replay_endpoint: Endpoint | None = None
+    """Its `replay_endpoint`. Without one, every missed message makes us forget what it holds."""
+    topic: str = ""
+    """Its `topic`."""
+    ranks: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Its data-parallel size: rank r publishes on the ports plus r."""
+    tenant: Name | None = None
+    """Whose blocks without a cache salt are. By default nobody's, and they are ignored: the gateway
+    sends each tenant's salt, and a server that keeps no salts must serve one tenant alone."""
+    lora_name: str | None = None
+    """The adapter that this worker's model is there; by default none: the base model."""
+
+    @field_validator("endpoint", "replay_endpoint")
+    @classmethod
+    def _is_reached(cls, endpoint: str | None) -> str | None:
+        if endpoint is not None and "*" in endpoint:
+            raise ValueError(f"{endpoint!r} is where the server binds; name the host to connect to")
+        return endpoint
+
+    @model_validator(mode="after")
+    def _ranks_have_ports(self) -> Self:
+        for endpoint in (self.endpoint, self.replay_endpoint):
+            if endpoint is not None and int(endpoint.rpartition(":")[2]) + self.ranks - 1 > 65535:
+                raise ValueError(f"{endpoint!r} has no port for rank {self.ranks - 1}")
+        return self
+
+
 class OpenAIWorker(WorkerBase):
     """Any server that speaks OpenAI's API."""
 
@@ -154,6 +190,42 @@ class OpenAIWorker(WorkerBase):
     upstream_model: str | None = None
     """The model's name there; by default the one here."""
     timeout_s: Positive = 300.0
+    tenants: list[Name] = []
+    """Whose requests it takes; everybody's by default."""
+    shared_cache: bool = False
+    """States that tenants may share a server's cache although it keeps no salts."""
+    kv_events: KvEvents | None = None
+    metrics: Literal["vllm", "sglang", "starloom", "none"] = "none"
+    """Whose names the server's metrics page has; `none` leaves it alone."""
+    metrics_url: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    """By default `/metrics` beside the API."""
+    metrics_every_s: Annotated[float, Field(ge=0.1)] = 1.0
+    role: Literal["both", "prefill", "decode"] = "both"
+    """Which half of a request it computes."""
+    disagg: Literal["vllm", "sglang"] | None = None
+    """How halves hand KV over: vLLM's `kv_transfer_params`, or SGLang's bootstrap rooms."""
+    bootstrap_port: Annotated[int, Field(ge=1, le=65535)] = 8998
+    """SGLang's `--disaggregation-bootstrap-port`, of a prefill worker."""
+
+    @model_validator(mode="after")
+    def _signals_hold(self) -> Self:
+        if self.metrics_url is not None and self.metrics == "none":
+            raise ValueError("`metrics_url` is not read: set `metrics` to vllm, sglang or starloom")
+        if self.role != "both" and self.disagg is None:
+            raise ValueError(f"`role: {self.role}` needs `disagg: vllm` or `disagg: sglang`")
+        if self.role == "both" and self.disagg is not None:
+            raise ValueError("`disagg` is for halves: set `role` to prefill or decode")
+        return self
+
+    @property
+    def salted(self) -> bool:
+        """Whether it keeps a prefix cache apart by `cache_salt`, as vLLM and SGLang do."""
+        return self.metrics in ("vllm", "sglang") or self.kv_events is not None
+
+    @property
+    def metrics_address(self) -> str:
+        """Where its metrics page is, when it is read."""
+        return self.metrics_url or self.url.rstrip("/").removesuffix("/v1") + "/metrics"
 
 
 Worker = Annotated[EmbeddedWorker | EmulatedWorker | OpenAIWorker, Field(discriminator="engine")]
@@ -174,6 +246,14 @@ class Tenant(Noun):
     name: Name
     key_sha256: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = []
     """SHA-256 of each key in hex (`starloom key` makes a key and prints it)."""
+    requests_per_min: Count | None = None
+    """No limit by default; a minute's worth may come at once."""
+    tokens_per_min: Count | None = None
+    """Of prompts and answers together."""
+    ttft_target_ms: Positive | None = None
+    """Its first tokens are wanted within this (header `x-slo-ttft-ms`), with `policy: sla`."""
+    tpot_target_ms: Positive | None = None
+    """The same for the mean time between later tokens (header `x-slo-tpot-ms`)."""
 
 
 class Limits(Noun):
@@ -206,7 +286,19 @@ class Gateway(Noun):
     """Browser origins that may call; none by default."""
     open_metrics: bool = False
     """Whether `/metrics` answers without a key."""
+    processes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Gateway processes on this machine, with one view of load, prefixes and quotas."""
+    peers_url: Annotated[str, Field(pattern=r"^(redis|rediss|valkey|unix)://")] | None = None
+    """A Valkey or Redis server over which gateways on other machines share that view."""
     limits: Limits = Limits()
+
+
+class Telemetry(Noun):
+    """Where spans of requests go; also switched on by the standard `OTEL_` variables."""
+
+    otlp_endpoint: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    """Base address of a collector that takes OTLP over HTTP; needs the extra `otel`."""
+    service_name: str = "starloom"
 
 
 class WordList(Noun):
@@ -215,7 +307,8 @@ class WordList(Noun):
     name: Name
     words: list[Annotated[str, Field(min_length=1, max_length=256)]] = []
     file: str | None = None
-    """One phrase a line, UTF-8, `#` begins a comment line; relative to the site file."""
+    """One phrase a line, UTF-8, `#` begins a comment line; relative to the site file. Or
+    `package:prompt-injection`, well-worn phrases of prompt injections."""
     action: Literal["block", "mask"] = "block"
     where: list[Literal["input", "output"]] = ["input", "output"]
 
@@ -226,11 +319,216 @@ class WordList(Noun):
         return self
 
 
+class Normalise(Noun):
+    """Which evasions are undone for word lists, besides case, width and what is invisible."""
+
+    homoglyphs: bool = True
+    """Letters of other alphabets that look like Latin ones."""
+    spacing: bool = True
+    """Blanks and marks between the letters of a word."""
+    leet: bool = True
+    """Digits and signs that stand for letters."""
+    han: bool = True
+    """Common traditional characters are read as simplified ones."""
+
+
+PatternKind = Literal[
+    "secrets",
+    "personal",
+    "assigned_secret",
+    "aws_access_key",
+    "bearer_token",
+    "github_token",
+    "gitlab_token",
+    "google_key",
+    "hugging_face_token",
+    "jwt",
+    "model_key",
+    "npm_token",
+    "private_key",
+    "slack_token",
+    "stripe_key",
+    "cn_resident_id",
+    "credit_card",
+    "email",
+    "iban",
+    "ip_address",
+    "phone",
+    "us_ssn",
+]
+"""Two families, and the kinds that they consist of."""
+
+
+class PatternRule(Noun):
+    """Secrets or personal data that a request or an answer must not hold."""
+
+    name: Name
+    kinds: list[PatternKind] = Field(min_length=1)
+    action: Literal["block", "mask"] = "mask"
+    where: list[Literal["input", "output"]] = ["input", "output"]
+
+
+class SafetyModel(Noun):
+    """A classifier that sees the texts of every request: an endpoint, or a file of weights."""
+
+    url: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    """Base address of a server with OpenAI's `/moderations`, with `/v1` where the server has it."""
+    key_env: str | None = None
+    """Environment variable that holds the server's key."""
+    model: str | None = None
+    """The model's name there."""
+    images: bool = False
+    """Whether the server takes images, too."""
+    file: str | None = None
+    """Weights made by `python -m starloom.serve.guard.train`; relative to the site file."""
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
+    """By category, where it differs. 1 switches a category off."""
+    timeout_s: Positive = 2.0
+    on_failure: Literal["pass", "refuse"] = "refuse"
+    """What becomes of a request that the model could not see. Either is counted and audited."""
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if (self.url is None) == (self.file is None):
+            raise ValueError("a safety model needs either `url` or `file`")
+        return self
+
+
+class Media(Noun):
+    """What image, audio and video parts of messages must be."""
+
+    unchecked: Literal["pass", "refuse"] = "refuse"
+    """What becomes of parts that cannot be checked: addresses elsewhere (never fetched), file ids,
+    types that are not known, sizes that the header does not tell."""
+    types: list[str] = [
+        "image/png",
+        "image/jpeg",
+        "image/gif",
+        "image/webp",
+        "audio/wav",
+        "audio/mpeg",
+        "audio/flac",
+        "audio/ogg",
+        "video/mp4",
+        "video/webm",
+    ]
+    max_mib: Positive = 16.0
+    max_megapixels: Positive = 32.0
+    """Of all frames of an image together, or one frame of a video; before anything is decoded."""
+    max_s: Positive = 600.0
+    """Duration of audio, video and animations."""
+    max_parts: Count = 32
+    sha256_file: str | None = None
+    """Hashes of refused files in hex, one a line; relative to the site file."""
+    dhash_file: str | None = None
+    """Difference hashes of refused images, 16 hex digits a line; needs the extra `media`."""
+    dhash_bits: Annotated[int, Field(ge=0, le=32)] = 6
+    """Images whose hash differs in at most so many of 64 bits are refused."""
+    frames: Annotated[int, Field(ge=1, le=64)] = 4
+    """Frames of an animation that are hashed, evenly spread."""
+
+    @model_validator(mode="after")
+    def _types_are_media(self) -> Self:
+        for name in self.types:
+            if name.partition("/")[0] not in ("image", "audio", "video"):
+                raise ValueError(f"{name!r} is no type of image, audio or video")
+        return self
+
+
 class Guard(Noun):
+    """What goes into models and what comes out. Nothing is looked for by default."""
+
     lists: list[WordList] = []
+    normalise: Normalise = Normalise()
+    patterns: list[PatternRule] = []
+    model: SafetyModel | None = None
+    media: Media | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.lists or self.patterns or self.model or self.media)
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class RouteDial(Noun):
+    """How much of the large model is wanted; exactly one of the three."""
+
+    cost: Share | None = None
+    """Share of the requests that go to the large model."""
+    quality: Share | None = None
+    """Share of what the large model is better by that is kept (PGR)."""
+    threshold: Share | None = None
+    """To the large model from this probability on that it alone is right."""
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        stated = [name for name, at in self if at is not None]
+        if len(stated) != 1:
+            said = " and ".join(stated) or "nothing"
+            raise ValueError(f"a dial is one of cost, quality and threshold; {said} is stated")
+        return self
+
+    @property
+    def by(self) -> Literal["cost", "quality", "threshold"]:
+        """Which of the three is stated."""
+        if self.cost is not None:
+            return "cost"
+        return "quality" if self.quality is not None else "threshold"
+
+    @property
+    def at(self) -> float:
+        """Where it stands."""
+        return max(at for at in (self.cost, self.quality, self.threshold) if at is not None)
+
+
+class RouteLanes(Noun):
+    """Turns of quick and thinking requests where both wait, by expected cost."""
+
+    quick_weight: Positive = 3.0
+    thinking_weight: Positive = 1.0
+    at_once: Count = 64
+    """Requests of the route that the workers have at one time; the others wait in their lanes."""
+    waiting: Count = 4096
+    """Requests that may wait in each lane; one more is answered 429."""
+
+
+class Route(Noun):
+    """A name that clients ask for, behind which a small and a large model share the requests."""
+
+    name: Name
+    small: Name
+    large: Name
+    """Names of models of this site."""
+    router: str
+    """A file that `starloom route train` wrote; relative to the site file."""
+    dial: RouteDial = RouteDial(cost=0.5)
+    lanes: RouteLanes | None = None
+    """By default quick and thinking requests wait together."""
+    drift_window: Annotated[int, Field(ge=200, le=1_000_000)] = 2000
+    """Scores that are compared with those of the training."""
+
+    @model_validator(mode="after")
+    def _has_two(self) -> Self:
+        if self.small == self.large:
+            raise ValueError(f"small and large are both {self.small!r}: there is nothing to choose")
+        return self
 
 
 class Schedule(Noun):
     """Which worker of a model takes a request."""
 
-    policy: Literal["round_robin", "least_outstanding", "prefix_load"] = "prefix_load"
+    policy: Literal[
+        "round_robin",
+        "least_outstanding",
+        "cache_aware",
+        "kv_cost",
+        "product",
+        "weighted",
+        "prefix_load",
+        "starloom",
+        "sla",
+    ] = "prefix_load"

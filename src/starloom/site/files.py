@@ -128,7 +128,7 @@ def _explained(error: ValidationError, noun: type[BaseModel]) -> list[tuple[Loc,
         if isinstance(cause, BadNames):
             found += cause.problems
         elif isinstance(cause, ValueError):
-            found.append((loc, str(cause), "change or remove it"))
+            found.append((_without_tag(loc), str(cause), "change or remove it"))
         else:
             found.append((_without_tag(loc), *_told(detail, noun)))
     return found

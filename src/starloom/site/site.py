@@ -18,7 +18,9 @@ from starloom.site.base import (
     Node,
     Noun,
     OpenAIWorker,
+    Route,
     Schedule,
+    Telemetry,
     Tenant,
     Worker,
 )
@@ -40,6 +42,8 @@ class Site(Noun):
     tenants: list[Tenant] = []
     guard: Guard = Guard()
     schedule: Schedule = Schedule()
+    telemetry: Telemetry = Telemetry()
+    routes: list[Route] = []
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -48,7 +52,8 @@ class Site(Noun):
 
     @model_validator(mode="after")
     def _names_hold(self) -> Self:
-        problems = [*_twice(self), *_unknown(self), *_missing_parts(self), *_mixed(self)]
+        checks = (_twice, _unknown, _missing_parts, _mixed, _signals, _walls, _halves, _routes)
+        problems = [problem for check in checks for problem in check(self)]
         if problems:
             raise BadNames(problems)
         return self
@@ -102,6 +107,7 @@ def _twice(site: Site) -> Found:
         "models": site.models,
         "workers": site.workers,
         "tenants": site.tenants,
+        "routes": site.routes,
     }
     for field, nouns in groups.items():
         first: dict[str, int] = {}
@@ -141,6 +147,74 @@ def _mixed(site: Site) -> Found:
         if worker.engine == "embedded" and worker.model in emulated:
             what = f"model {worker.model!r} has emulated workers too, whose KV is made up"
             yield ("workers", index, "model"), what, "give the emulated ones a model of their own"
+
+
+def _signals(site: Site) -> Found:
+    """KV events are of use where the gateway can compute the same keys."""
+    models = {model.name: model for model in site.models}
+    tenants = [tenant.name for tenant in site.tenants]
+    for index, worker in enumerate(site.workers):
+        if not isinstance(worker, OpenAIWorker) or worker.kv_events is None:
+            continue
+        loc = ("workers", index, "kv_events")
+        model, tenant = models.get(worker.model), worker.kv_events.tenant
+        if model is not None and model.tokenizer is None and model.path is None:
+            what = f"KV events name tokens, and model {model.name!r} has no tokenizer"
+            yield loc, what, "set the model's `tokenizer` to a folder with the server's own"
+        if tenant is not None and tenant not in tenants:
+            known = ", ".join(sorted(tenants)) or "none is named: add `tenants`"
+            yield (*loc, "tenant"), f"there is no tenant {tenant!r}", f"use one of: {known}"
+
+
+def _walls(site: Site) -> Found:
+    """Tenants must not feel each other's cached prefixes in how fast an answer begins."""
+    tenants = [tenant.name for tenant in site.tenants]
+    for index, worker in enumerate(site.workers):
+        if not isinstance(worker, OpenAIWorker):
+            continue
+        loc = ("workers", index, "tenants")
+        for name in worker.tenants:
+            if name not in tenants:
+                known = ", ".join(sorted(tenants)) or "none is named: add `tenants`"
+                yield loc, f"there is no tenant {name!r}", f"use one of: {known}"
+        served = worker.tenants or tenants
+        if len(served) > 1 and not (worker.salted or worker.shared_cache):
+            what = f"{len(served)} tenants would share the prefix cache of worker {worker.name!r}"
+            fix = (
+                "set `metrics: vllm` or `sglang` where the server is one (they keep salts apart),"
+                " give each tenant a worker by `tenants`, or state `shared_cache: true`"
+            )
+            yield loc, what, fix
+
+
+def _halves(site: Site) -> Found:
+    """A prefill worker is of use beside a decode worker that takes KV in the same way."""
+    halves = [
+        (index, worker)
+        for index, worker in enumerate(site.workers)
+        if isinstance(worker, OpenAIWorker) and worker.role != "both"
+    ]
+    for index, worker in halves:
+        other = "decode" if worker.role == "prefill" else "prefill"
+        if not any(
+            (peer.model, peer.role, peer.disagg) == (worker.model, other, worker.disagg)
+            for _, peer in halves
+        ):
+            what = f"no worker of model {worker.model!r} has `role: {other}`, `disagg: "
+            fix = f"add one, or set `role: both` on {worker.name!r}"
+            yield ("workers", index, "role"), f"{what}{worker.disagg}`", fix
+
+
+def _routes(site: Site) -> Found:
+    """A route chooses between two models that are there, under a name that is not theirs."""
+    models = [model.name for model in site.models]
+    for index, route in enumerate(site.routes):
+        yield from _need(("routes", index, "small"), route.small, models)
+        yield from _need(("routes", index, "large"), route.large, models)
+        if route.name in models:
+            what = f"the route {route.name!r} has the name of a model"
+            fix = "give it another, such as `auto`: a model's own name asks for that model"
+            yield ("routes", index, "name"), what, fix
 
 
 def _missing_parts(site: Site) -> Found:

@@ -1,16 +1,18 @@
 """Engines: worker processes of ours behind sockets, and servers that speak OpenAI's API."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from starloom.serve.base import Engine
+from starloom.serve.base import Engine, Usage
 from starloom.serve.engines.openai import OpenAIEngine
 from starloom.serve.engines.remote import RemoteEngine
+from starloom.serve.errors import ServeError
+from starloom.serve.http import Reply
 from starloom.serve.models import ModelFiles
 from starloom.serve.rundir import RunDir
 from starloom.site import OpenAIWorker, Site
 
-__all__ = ["OpenAIEngine", "RemoteEngine", "WatchedEngine", "connect"]
+__all__ = ["Forwarder", "OpenAIEngine", "RemoteEngine", "WatchedEngine", "connect"]
 
 
 class WatchedEngine(Engine, Protocol):
@@ -18,6 +20,28 @@ class WatchedEngine(Engine, Protocol):
 
     on_up: Callable[[str], None] | None
     on_down: Callable[[str], None] | None
+
+
+@runtime_checkable
+class Forwarder(Protocol):
+    """An engine that takes a client's body, and gives an answer's bytes."""
+
+    upstream_model: str
+    """The model's name there."""
+    salted: bool
+    """Whether its prefix cache is kept apart by `cache_salt`."""
+
+    async def forward(self, path: str, body: bytes, more: bytes = b"") -> Reply:
+        """Send a body; the answer begins with 200. `more` are header lines.
+
+        Raises `Unavailable` where another worker may do better, and what the client must be told.
+        """
+
+    def counted(self, usage: Usage) -> None:
+        """Tokens of an answer that is over."""
+
+    def lost(self, error: Exception, *, begun: bool) -> ServeError:
+        """What a broken answer is to a client; `begun`: whether it has been sent a part."""
 
 
 def connect(site: Site, rundir: RunDir) -> list[WatchedEngine]:

@@ -7,12 +7,13 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
-import httpx
 import msgspec
 
-from starloom.serve.base import Delta, EngineRequest, LoadReport
+from starloom.serve.base import Delta, EngineRequest, LoadReport, Usage
 from starloom.serve.engines.sse import Answer, BadStream, events
 from starloom.serve.errors import BadRequest, EngineFailed, ServeError, Throttled, Unavailable
+from starloom.serve.http import Reply, Upstream, UpstreamError
+from starloom.serve.signals.roots import cache_salt
 from starloom.site import OpenAIWorker
 
 _log = logging.getLogger(__name__)
@@ -20,34 +21,34 @@ _log = logging.getLogger(__name__)
 _LOOK_EVERY_S = 5.0
 _LOOK_AGAIN_S = 1.0
 _LOOK_TIMEOUT_S = 5.0
-_CONNECT_S = 5.0
 _MAX_ERROR_BYTES = 64 << 10
+_MAX_LIST_BYTES = 4 << 20
+_EVERYWHERE = ("/v1/chat/completions", "/v1/completions")
+
+
+class NotThere(BadRequest):
+    """The server does not do that, or not with this model."""
+
+    status, code = 404, "not_found"
 
 
 class OpenAIEngine:
     """Forwards a client's own body; `on_up` and `on_down` are told its name."""
 
-    def __init__(
-        self, worker: OpenAIWorker, *, transport: httpx.AsyncBaseTransport | None = None
-    ) -> None:
+    def __init__(self, worker: OpenAIWorker) -> None:
         self.name = worker.name
         self.model = worker.model
         self.on_up: Callable[[str], None] | None = None
         self.on_down: Callable[[str], None] | None = None
-        self._upstream_model = worker.upstream_model or worker.model
-        self._url = worker.url.rstrip("/")
+        self.upstream_model = worker.upstream_model or worker.model
+        self.salted = worker.salted
         self._ready = False
-        self._running = 0
         self._finished_tokens = [0, 0, 0]
         self._task: asyncio.Task[None] | None = None
-        self._client = httpx.AsyncClient(
-            headers=_headers(worker),
-            timeout=httpx.Timeout(worker.timeout_s, connect=min(_CONNECT_S, worker.timeout_s)),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
-            transport=transport,
-            http1=True,
-            http2=False,
-        )
+        self._upstream = Upstream(worker.url, headers=_headers(worker), timeout_s=worker.timeout_s)
+        beside = worker.url.rstrip("/").removesuffix("/v1")
+        self._beside = Upstream(beside, headers=_headers(worker), timeout_s=worker.timeout_s)
+        """For what is not under `/v1`."""
 
     @property
     def ready(self) -> bool:
@@ -57,7 +58,7 @@ class OpenAIEngine:
         """What can be counted from here: requests under way, and tokens that upstream counted."""
         prompt, cached, generated = self._finished_tokens
         return LoadReport(
-            running=self._running,
+            running=self._upstream.busy,
             prompt_tokens_total=prompt,
             cached_tokens_total=cached,
             generated_tokens_total=generated,
@@ -74,34 +75,65 @@ class OpenAIEngine:
                 await self._task
             self._task = None
         self._set_ready(False)
-        await self._client.aclose()
+        self._upstream.close()
+        self._beside.close()
 
     async def stream(self, request: EngineRequest) -> AsyncIterator[Delta]:
         """As `Engine.stream`; also raises `BadRequest` and `Throttled` as upstream says."""
         if request.body is None or not request.path.startswith("/v1/"):
             raise BadRequest(f"worker {self.name!r} takes requests of OpenAI's API only")
-        url = self._url + request.path.removeprefix("/v1")
         body = {
             **request.body,
-            "model": self._upstream_model,
+            "model": self.upstream_model,
             "n": 1,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        self._running += 1
+        if self.salted and request.root:
+            body["cache_salt"] = cache_salt(request.root)
+        reply = await self.forward(request.path, msgspec.json.encode(body), request.passed)
         begun = False
         try:
-            async with self._client.stream("POST", url, json=body) as response:
-                if response.status_code != 200:
-                    raise await self._error(response)
-                async for delta in self._deltas(request.id, response):
-                    begun = True
-                    yield delta
-        except (httpx.HTTPError, BadStream) as error:
-            _log.warning("worker %s: %s", self.name, error or type(error).__name__)
-            raise self._lost(begun, error) from error
+            async for delta in self._deltas(request.id, reply):
+                begun = True
+                yield delta
+        except (UpstreamError, BadStream) as error:
+            raise self.lost(error, begun=begun) from error
         finally:
-            self._running -= 1
+            reply.close()
+
+    async def forward(self, path: str, body: bytes, more: bytes = b"") -> Reply:
+        """Send a body as it is; the answer begins with 200. `more` are header lines.
+
+        Raises `Unavailable` where another worker may do better, and what the client must be told.
+        """
+        upstream = self._upstream if path.startswith("/v1/") else self._beside
+        try:
+            reply = await upstream.request(b"POST", path.removeprefix("/v1").encode(), body, more)
+        except UpstreamError as error:
+            if not error.sent:
+                self._set_ready(False)
+            raise self.lost(error, begun=False) from error
+        if reply.status != 200:
+            try:
+                raise await self._error(reply, path)
+            finally:
+                reply.close()
+        return reply
+
+    def counted(self, usage: Usage) -> None:
+        """Upstream counted the tokens of an answer."""
+        counts = (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
+        self._finished_tokens = [
+            total + more for total, more in zip(self._finished_tokens, counts, strict=True)
+        ]
+
+    def lost(self, error: Exception, *, begun: bool) -> ServeError:
+        """Before the first delta another worker may take it; afterwards the answer is broken."""
+        _log.warning("worker %s: %s", self.name, error)
+        if begun:
+            return EngineFailed(f"worker {self.name!r} broke off its answer")
+        return Unavailable(f"worker {self.name!r} does not answer")
 
     async def export_blocks(self, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:  # noqa: ARG002
         """Nothing: the API hands no KV over."""
@@ -111,9 +143,9 @@ class OpenAIEngine:
         """Nothing: the API takes no KV."""
         return 0
 
-    async def _deltas(self, request_id: str, response: httpx.Response) -> AsyncIterator[Delta]:
+    async def _deltas(self, request_id: str, reply: Reply) -> AsyncIterator[Delta]:
         answer = Answer(request_id)
-        async for event in events(response.aiter_lines()):
+        async for event in events(_parts(reply)):
             if (failure := event.get("error")) is not None:
                 raise BadStream(_message(failure) or "upstream reports an error")
             if (delta := answer.take(event)) is not None:
@@ -122,26 +154,16 @@ class OpenAIEngine:
         if last is None:
             raise BadStream("the stream ended before the answer did")
         if last.usage is not None:
-            usage = last.usage
-            counts = (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
-            self._finished_tokens = [
-                total + more for total, more in zip(self._finished_tokens, counts, strict=True)
-            ]
+            self.counted(last.usage)
         yield last
 
-    def _lost(self, begun: bool, error: Exception) -> ServeError:
-        """Before the first delta another worker may take it; afterwards the answer is broken."""
-        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-            self._set_ready(False)
-        if begun:
-            return EngineFailed(f"worker {self.name!r} broke off its answer")
-        return Unavailable(f"worker {self.name!r} does not answer")
-
-    async def _error(self, response: httpx.Response) -> ServeError:
-        status = response.status_code
-        message = _message(await _bounded(response)) or f"worker {self.name!r} answered {status}"
+    async def _error(self, reply: Reply, path: str) -> ServeError:
+        status = reply.status
+        message = _message(await _bounded(reply)) or f"worker {self.name!r} answered {status}"
         if status == 429:
-            return Throttled(message, retry_after_s=_seconds(response.headers.get("retry-after")))
+            return Throttled(message, retry_after_s=_seconds(reply.fields.get(b"retry-after")))
+        if status in (404, 405) and path not in _EVERYWHERE:
+            return NotThere(f"worker {self.name!r} has no {path}: {message}")
         if status in (401, 403, 404):
             # Our key, address or model name is wrong there: nothing that the client can change.
             _log.error("worker %s answered %d: %s", self.name, status, message)
@@ -158,11 +180,13 @@ class OpenAIEngine:
 
     async def _answers(self) -> bool:
         try:
-            response = await self._client.get(f"{self._url}/models", timeout=_LOOK_TIMEOUT_S)
-        except httpx.HTTPError:
+            status, _ = await self._upstream.get(
+                b"/models", timeout_s=_LOOK_TIMEOUT_S, limit_bytes=_MAX_LIST_BYTES
+            )
+        except UpstreamError:
             return False
         # Some servers have no such list; that one says so is an answer too.
-        return response.status_code in (200, 404, 405)
+        return status in (200, 404, 405)
 
     def _set_ready(self, ready: bool) -> None:
         if ready == self._ready:
@@ -184,16 +208,16 @@ def _headers(worker: OpenAIWorker) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-async def _bounded(response: httpx.Response) -> Any:
+async def _parts(reply: Reply) -> AsyncIterator[bytes]:
+    while part := await reply.part():
+        yield part
+
+
+async def _bounded(reply: Reply) -> Any:
     """The JSON of an error answer; None when it is none or too long."""
-    data = b""
-    async for part in response.aiter_bytes():
-        data += part
-        if len(data) > _MAX_ERROR_BYTES:
-            return None
     try:
-        body = msgspec.json.decode(data)
-    except msgspec.MsgspecError:
+        body = msgspec.json.decode(await reply.read(_MAX_ERROR_BYTES))
+    except (UpstreamError, msgspec.MsgspecError):
         return None
     return body.get("error", body) if isinstance(body, dict) else None
 
@@ -208,7 +232,7 @@ def _message(error: Any) -> str | None:
     return None
 
 
-def _seconds(text: str | None) -> float | None:
+def _seconds(text: bytes | None) -> float | None:
     """`Retry-After` in seconds; its date form is left out."""
     try:
         return max(0.0, float(text)) if text is not None else None

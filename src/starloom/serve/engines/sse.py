@@ -1,5 +1,6 @@
 """Server-sent events of OpenAI's streaming API, and what they say as deltas."""
 
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,33 +15,77 @@ _FINISHES: dict[str, Finish] = {
     "tool_calls": "stop",
     "function_call": "stop",
 }
-_MAX_EVENT_CHARS = 8 << 20
+_MAX_EVENT_BYTES = 8 << 20
+DONE = b"[DONE]"
+_BLANK = re.compile(rb"\n\n|\r\n\r\n")
 
 
 class BadStream(Exception):
     """The upstream's stream is not what OpenAI's API says."""
 
 
-async def events(lines: AsyncIterator[str]) -> AsyncIterator[dict[str, Any]]:
+class Splitter:
+    """Cuts a stream of bytes into events, wherever it was cut on its way."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def whole(self, data: bytes) -> bytes:
+        """The part of what came so far that holds whole events. Raises `BadStream`."""
+        if self._rest:
+            data, self._rest = self._rest + data, b""
+        if data.endswith((b"\n\n", b"\r\n\r\n")):
+            return data
+        cut = max(data.rfind(b"\n\n") + 2 if b"\n\n" in data else 0, _crlf_end(data))
+        self._rest = data[cut:]
+        if len(self._rest) > _MAX_EVENT_BYTES:
+            raise BadStream("an event is over 8 MiB")
+        return data[:cut]
+
+    def rest(self) -> bytes:
+        """What is left at the end: an event that nothing closed."""
+        rest, self._rest = self._rest, b""
+        return rest
+
+
+def split(data: bytes) -> list[bytes]:
+    """Events in bytes that hold whole ones, each with its blank line."""
+    events, at = [], 0
+    for blank in _BLANK.finditer(data):
+        events.append(data[at : blank.end()])
+        at = blank.end()
+    return events
+
+
+def payload(event: bytes) -> bytes:
+    """The data of one event; empty for comments."""
+    if event.startswith(b"data:") and event.count(b"\n") <= 2:  # the usual one line
+        return event[5:].strip()
+    lines = [line[5:].strip() for line in event.splitlines() if line.startswith(b"data:")]
+    return b"\n".join(lines)
+
+
+async def events(parts: AsyncIterator[bytes]) -> AsyncIterator[dict[str, Any]]:
     """Objects of the `data:` fields until `[DONE]`. Raises `BadStream`."""
-    data: list[str] = []
-    size = 0
-    async for line in lines:
-        if line.startswith("data:"):
-            data.append(line[5:].removeprefix(" "))
-            size += len(line)
-            if size > _MAX_EVENT_CHARS:
-                raise BadStream("an event is over 8 Mi characters")
-        elif not line and data:
-            text, data, size = "\n".join(data), [], 0
-            if text == "[DONE]":
+    splitter = Splitter()
+    async for part in parts:
+        for event in split(splitter.whole(part)):
+            data = payload(event)
+            if data == DONE:
                 return
-            yield _parse(text)
-    if data and (text := "\n".join(data)) != "[DONE]":
-        yield _parse(text)
+            if data:
+                yield _parse(data)
+    data = payload(splitter.rest())
+    if data and data != DONE:
+        yield _parse(data)
 
 
-def _parse(text: str) -> dict[str, Any]:
+def _crlf_end(data: bytes) -> int:
+    at = data.rfind(b"\r\n\r\n")
+    return at + 4 if at >= 0 else 0
+
+
+def _parse(text: bytes) -> dict[str, Any]:
     try:
         return msgspec.json.decode(text, type=dict[str, Any])
     except msgspec.MsgspecError as error:

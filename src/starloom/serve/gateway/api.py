@@ -79,6 +79,7 @@ class ChatBody(Asked, kw_only=True):
     tools: list[Any] | None = None
     functions: list[Any] | None = None
     modalities: list[str] | None = None
+    reasoning_effort: str | None = None
 
     @property
     def answer_tokens(self) -> int | None:
@@ -128,22 +129,23 @@ _object = msgspec.json.Decoder(dict[str, Any])
 
 
 def parse_chat(raw: bytes) -> ChatBody:
-    return _checked(_decode(_chat, raw))
+    return _checked(parse_as(_chat, raw))
 
 
 def parse_text(raw: bytes) -> TextBody:
-    return _checked(_decode(_text, raw))
+    return _checked(parse_as(_text, raw))
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:
     """The body as the client sent it, for backends that speak OpenAI's API."""
-    return _decode(_object, raw)
+    return parse_as(_object, raw)
 
 
 _D = TypeVar("_D")
 
 
-def _decode(decoder: "msgspec.json.Decoder[_D]", raw: bytes) -> _D:
+def parse_as(decoder: "msgspec.json.Decoder[_D]", raw: bytes) -> _D:
+    """A body of one shape. Raises `BadRequest` that names the parameter."""
     try:
         return decoder.decode(raw)
     except msgspec.ValidationError as error:

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import os
 import random
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -9,22 +10,31 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 
-from starlette.routing import Router
-
 from starloom.serve.engines import WatchedEngine
 from starloom.serve.gateway.app import App
 from starloom.serve.gateway.auth import Keys, Throttle
+from starloom.serve.gateway.choose import Chooser
 from starloom.serve.gateway.clock import Clock
+from starloom.serve.gateway.conversations import Conversations
+from starloom.serve.gateway.elsewhere import Elsewhere
+from starloom.serve.gateway.forward import Forward
 from starloom.serve.gateway.guarding import Guarding
 from starloom.serve.gateway.line import Line
-from starloom.serve.gateway.metrics import Metrics, WorkerMetrics
+from starloom.serve.gateway.metrics import KeyMetrics, Metrics, WorkerMetrics
 from starloom.serve.gateway.pages import Pages
-from starloom.serve.gateway.prompts import Prompts
+from starloom.serve.gateway.prompts import Prompts, Wall
+from starloom.serve.gateway.quota import Quotas
 from starloom.serve.gateway.record import RequestLog
 from starloom.serve.gateway.relay import WAIT_S, Relay
+from starloom.serve.gateway.spans import Spans
+from starloom.serve.gateway.surface import posts
+from starloom.serve.gateway.tokens import Tokens
+from starloom.serve.gateway.view import SharedView
 from starloom.serve.gateway.workers import Workers
 from starloom.serve.guard import Audit, Guard
 from starloom.serve.models import ModelFiles
+from starloom.serve.peers import Board, Bus, PeerLoop
+from starloom.serve.signals import LoadBoard, Signals
 from starloom.serve.tokenise import Tokeniser
 from starloom.site import OpenAIWorker, Site
 
@@ -43,52 +53,106 @@ def create_app(
     new_id: Callable[[], str] | None = None,
     draw_seed: Callable[[], int] | None = None,
     wait_s: float = WAIT_S,
+    buses: Sequence[Bus] = (),
+    spans: Spans | None = None,
 ) -> App:
     """The gateway of a site. `keys`: tenant -> SHA-256 (hex) of each of its keys.
 
-    The app starts the engines with its lifespan and closes them, and `log`, at its end. `wait_s`
-    bounds the wait for a worker to come up.
+    The app starts the engines with its lifespan, and closes them, `log` and `spans` at its end.
+    `wait_s` bounds the wait for a worker to come up. `buses` lead to the site's other gateways.
     """
     clock = clock or Clock()
     limits = site.gateway.limits
     threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="tokenise")
     metrics = Metrics()
     workers = Workers(site, engines)
+    tenants = {tenant.name: tenant for tenant in site.tenants}
+    quotas = Quotas(tenants, clock.mono)
     guarding = Guarding(guard, audit, metrics, threads)
+    chooser = Chooser(site, threads)
+    forward = Forward(workers, guarding.outlet, clock.mono, wait_s)
     line = Line(
         limits=limits,
         prompts={model.name: _prompts(site, model.name, threads) for model in site.models},
         workers=workers,
         relay=Relay(workers, guarding.outlet, clock.mono, wait_s),
+        forward=forward,
         guarding=guarding,
         draw_seed=draw_seed or partial(random.Random(secrets.randbits(128)).getrandbits, 63),
+        chooser=chooser,
+        quotas=quotas,
+        tenants=tenants,
+        now=clock.mono,
     )
+    away = Elsewhere(
+        limits=limits,
+        prompts=line.prompts,
+        workers=workers,
+        forward=forward,
+        guarding=guarding,
+        quotas=quotas,
+        now=clock.mono,
+    )
+    signals = Signals(
+        site,
+        workers.table,
+        LoadBoard(clock.mono),
+        lambda model, tenant: line.prompts[model].root(Wall(tenant)),
+    )
+    board = None
+    if buses:
+        me = f"{os.getpid()}-{secrets.token_hex(4)}"
+        board = Board(me, SharedView(workers.table, quotas))
+        workers.sent = board.sent
     bearers = Keys(keys, Throttle(limits.failed_keys_per_min, clock.mono))
-    metrics.registry.register(WorkerMetrics(workers, lambda: bearers.failures))
+    metrics.registry.register(KeyMetrics(lambda: bearers.failures))
+    metrics.now.register(WorkerMetrics(workers))
+    if board is not None:
+        board.samples = metrics.samples
+
+    def up(name: str) -> None:
+        workers.up(name)
+        if name in signals.events:
+            signals.events[name].retell()  # it was away, and may have lost nothing
 
     @asynccontextmanager
-    async def lifespan(_: object) -> AsyncIterator[None]:
+    async def lifespan() -> AsyncIterator[None]:
+        await signals.start()
         for engine in engines:
-            engine.on_up, engine.on_down = workers.up, workers.down
+            engine.on_up, engine.on_down = up, workers.down
             await engine.start()
+        told = None
+        if board is not None:
+            told = asyncio.create_task(PeerLoop(board, buses, clock.mono).run())
         try:
             yield
         finally:
-            await asyncio.gather(*(engine.close() for engine in engines))
+            if told is not None:
+                told.cancel()
+                await asyncio.wait((told,))
+            await asyncio.gather(signals.close(), *(engine.close() for engine in engines))
+            if guard is not None:
+                await guard.close()
             threads.shutdown(wait=False, cancel_futures=True)
             if log is not None:
                 log.close()
+            if spans is not None:
+                await asyncio.to_thread(spans.close)
 
     return App(
         site.gateway,
         line=line,
-        pages=Pages(site, workers, metrics, int(clock.wall())),
+        posts=posts(line, away, Tokens(line.prompts, away), Conversations()),
+        pages=Pages(site, workers, metrics, board, int(clock.wall())),
         keys=bearers,
         metrics=metrics,
         log=log,
         clock=clock,
         new_id=new_id or _ids(),
-        lifespan=Router(lifespan=lifespan),
+        quotas=quotas,
+        board=board,
+        spans=spans,
+        lifespan=lifespan,
     )
 
 

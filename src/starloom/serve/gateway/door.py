@@ -5,32 +5,42 @@ browser's `Origin` is one that the site allows (else any page could).
 """
 
 import ipaddress
+import math
 import re
-from collections.abc import Sequence
 
 from starloom.serve.errors import BadRequest, Forbidden
+from starloom.serve.http import RawHeaders
 from starloom.site import Gateway
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _SANE_NAMES = re.compile(rb"[A-Za-z0-9_, -]{1,1024}")
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+?)\.?(:\d{1,5})?")
-_WANTED = frozenset(
+KEPT = frozenset(
     {
         b"host",
         b"origin",
         b"sec-fetch-site",
         b"authorization",
+        b"x-api-key",
+        b"traceparent",
+        b"tracestate",
         b"content-type",
         b"content-length",
         b"content-encoding",
         b"expect",
         b"x-request-id",
         b"access-control-request-headers",
+        b"x-starloom-route",
+        b"x-starloom-lane",
+        b"x-slo-ttft-ms",
+        b"x-slo-tpot-ms",
+        b"x-llm-d-slo-ttft-ms",
+        b"x-llm-d-slo-tpot-ms",
     }
 )
+"""The headers that the gateway reads."""
 _KNOWN_HOSTS = 256
 
-RawHeaders = list[tuple[bytes, bytes]]
 Headers = dict[bytes, bytes]
 
 
@@ -45,20 +55,16 @@ class NoSuchPage(BadRequest):
 
 
 class WrongMethod(BadRequest):
+    """`allow` names the methods that are answered there."""
+
     status, code = 405, "method_not_allowed"
 
+    def __init__(self, message: str, allow: str) -> None:
+        super().__init__(message)
+        self._allow = allow
 
-def wanted(headers: RawHeaders) -> Headers:
-    """The headers that the gateway reads. A second `Host` is refused; else the first one counts."""
-    found: Headers = {}
-    for name, value in headers:
-        if name in _WANTED:
-            if name in found:
-                if name == b"host":
-                    raise BadRequest("more than one Host header")
-                continue
-            found[name] = value
-    return found
+    def headers(self) -> list[tuple[str, str]]:
+        return [("allow", self._allow)]
 
 
 def sane_id(headers: Headers) -> str | None:
@@ -75,8 +81,10 @@ class Door:
         self._origins = {origin.encode() for origin in gateway.allowed_origins}
         self._good: set[bytes] = set()
 
-    def check_host(self, host: bytes | None) -> None:
-        """Raises `Forbidden` unless the request was meant for us."""
+    def check_host(self, host: bytes | None, *, repeated: bool = False) -> None:
+        """Raises `Forbidden` unless the request was meant for us, `BadRequest` for two of them."""
+        if repeated:
+            raise BadRequest("more than one Host header")
         if host in self._good:
             return
         if host is None or not self._is_ours(host.decode("latin-1").lower()):
@@ -118,6 +126,25 @@ class Door:
         return name in self._names or _is_loopback(name)
 
 
+def target_s(headers: Headers, what: bytes) -> float | None:
+    """What the client wants of `what` (`ttft` or `tpot`), by our header or llm-d's.
+
+    Raises `BadRequest`.
+    """
+    for prefix in (b"x-slo-", b"x-llm-d-slo-"):
+        stated = headers.get(prefix + what + b"-ms")
+        if stated is not None:
+            try:
+                wanted_ms = float(stated)
+            except ValueError:
+                wanted_ms = 0.0
+            if not 0 < wanted_ms < math.inf:
+                name = (prefix + what).decode()
+                raise BadRequest(f"the header {name}-ms takes milliseconds above 0")
+            return wanted_ms / 1e3
+    return None
+
+
 def check_json(headers: Headers) -> None:
     """A POST carries plain JSON: a form of a hostile page, which needs no preflight, does not."""
     kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
@@ -125,11 +152,6 @@ def check_json(headers: Headers) -> None:
         raise UnsupportedMedia("send the body as `Content-Type: application/json`")
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise UnsupportedMedia("compressed bodies are not read")
-
-
-def address(client: Sequence[object] | None) -> str:
-    """The client's address in an ASGI scope."""
-    return str(client[0]) if client else ""
 
 
 def _is_loopback(name: str) -> bool:

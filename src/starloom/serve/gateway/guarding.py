@@ -8,14 +8,14 @@ from typing import Any
 import msgspec
 
 from starloom.serve.errors import ContentRefused
-from starloom.serve.gateway.api import Body, ChatBody, Message, TextBody
+from starloom.serve.gateway.api import Body, ChatBody, Message, TextBody, parse_object
 from starloom.serve.gateway.metrics import Metrics
 from starloom.serve.gateway.outlet import Outlet
 from starloom.serve.gateway.prompts import LONG_CHARS, Prompts
 from starloom.serve.gateway.record import Tracker
-from starloom.serve.guard import Audit, Guard, Verdict, audit_records
+from starloom.serve.guard import Audit, Guard, Verdict, audit_records, is_payload, media_parts
 
-_READ = ("messages", "prompt", "suffix", "response_format")
+_READ = ("messages", "prompt", "suffix", "response_format", "tools", "functions")
 _NOT_TEXT = ("role", "type")
 
 
@@ -41,19 +41,9 @@ class Guarding:
             return body, own
         shown = {**(own or {}), **_shown(body, own, prompts)}
         read = {field: shown[field] for field in _READ if field in shown}
-        texts = list(_strings(read))
-        if sum(map(len, texts)) > LONG_CHARS:
-            loop = asyncio.get_running_loop()
-            checked = await loop.run_in_executor(self._threads, self._guard.check_input, texts)
-        else:
-            checked = self._guard.check_input(texts)
-        if not checked.verdicts:
-            tracker.step("guard")
+        masked = await self.masked(read, tracker)
+        if masked is None:
             return body, own
-        self.note(checked.verdicts, tracker)
-        if checked.blocked:
-            raise ContentRefused("the request holds content that this site does not accept")
-        masked = _replaced(read, iter(checked.texts).__next__)
         if isinstance(body, ChatBody):
             messages = msgspec.convert(masked["messages"], list[Message])
             body = msgspec.structs.replace(body, messages=messages)
@@ -61,9 +51,58 @@ class Guarding:
             body = msgspec.structs.replace(body, prompt=masked["prompt"])
         return body, None if own is None else {**own, **masked}
 
+    @property
+    def reads(self) -> bool:
+        """Whether requests are looked at."""
+        return self._guard is not None
+
+    async def masked(self, read: dict[str, Any], tracker: Tracker) -> dict[str, Any] | None:
+        """Fields with what they hold masked; None where nothing was. Raises `ContentRefused`."""
+        if self._guard is None:
+            return None
+        texts = list(_strings(read))
+        if sum(map(len, texts)) > LONG_CHARS:
+            loop = asyncio.get_running_loop()
+            checked = await loop.run_in_executor(self._threads, self._guard.check_input, texts)
+        else:
+            checked = self._guard.check_input(texts)
+        media = media_parts(read.get("messages"))
+        deep: list[Verdict] = []
+        if not checked.blocked and (media or self._guard.awaits):
+            deep = await self._guard.check_deep(checked.texts, media)
+        if not checked.verdicts and not deep:
+            tracker.step("guard")
+            return None
+        self.note([*checked.verdicts, *deep], tracker)
+        if checked.blocked or any(verdict.action == "block" for verdict in deep):
+            raise ContentRefused("the request holds content that this site does not accept")
+        if not checked.verdicts:
+            return None
+        masked: dict[str, Any] = _replaced(read, iter(checked.texts).__next__)
+        return masked
+
+    async def passing(
+        self, body: Body, raw: bytes, prompts: Prompts, tracker: Tracker
+    ) -> tuple[Body, bytes]:
+        """The same for a body that goes on as bytes: they are taken apart only where they must."""
+        if self._guard is None:
+            return body, raw
+        texts = _plain_texts(body)
+        is_short = texts is not None and sum(map(len, texts)) <= LONG_CHARS
+        if (
+            is_short
+            and not self._guard.awaits
+            and not self._guard.check_input(texts or ()).verdicts
+        ):
+            tracker.step("guard")
+            return body, raw
+        own = parse_object(raw)
+        body, changed = await self.checked(body, own, prompts, tracker)
+        return body, raw if changed is own or changed is None else msgspec.json.encode(changed)
+
     def outlet(self, tracker: Tracker, prompt_tokens: int) -> Outlet | None:
         """The filter of one answer; its `close` keeps what it found."""
-        if self._guard is None:
+        if self._guard is None or not self._guard.filters:
             return None
         return Outlet(self._guard.output(), prompt_tokens, lambda found: self.note(found, tracker))
 
@@ -82,6 +121,22 @@ class Guarding:
             self._audit.write(found)
 
 
+def _plain_texts(body: Body) -> list[str] | None:
+    """The texts of a body that holds nothing else for a model to read, as most do; else None."""
+    if body.response_format is not None:
+        return None
+    if isinstance(body, TextBody):
+        return [body.prompt] if isinstance(body.prompt, str) and body.suffix is None else None
+    if body.tools or body.functions:
+        return None
+    texts = []
+    for message in body.messages:
+        if not isinstance(message.content, str) or message.tool_calls or message.name is not None:
+            return None
+        texts.append(message.content)
+    return texts
+
+
 def _shown(body: Body, own: dict[str, Any] | None, prompts: Prompts) -> dict[str, Any]:
     """What a worker will read of the prompt; token ids as the text that they stand for."""
     if isinstance(body, TextBody):
@@ -98,7 +153,7 @@ def _strings(value: Any) -> Iterator[str]:
         yield value
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            if key not in _NOT_TEXT:
+            if key not in _NOT_TEXT and not is_payload(key, item):
                 yield from _strings(item)
     elif isinstance(value, list):
         for item in value:
@@ -111,7 +166,7 @@ def _replaced(value: Any, following: Callable[[], str]) -> Any:
         return following()
     if isinstance(value, Mapping):
         return {
-            key: item if key in _NOT_TEXT else _replaced(item, following)
+            key: item if key in _NOT_TEXT or is_payload(key, item) else _replaced(item, following)
             for key, item in value.items()
         }
     if isinstance(value, list):

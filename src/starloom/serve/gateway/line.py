@@ -12,16 +12,20 @@ from typing import Any, TypeVar
 from starloom.serve.base import EngineRequest, Sampling, Usage
 from starloom.serve.errors import BadRequest, ContextTooLong, TimedOut, UnknownModel
 from starloom.serve.gateway.api import Body, ChatBody, parse_chat, parse_object, parse_text
-from starloom.serve.gateway.client import Client
+from starloom.serve.gateway.choose import Chooser, Gate
+from starloom.serve.gateway.client import Answering
+from starloom.serve.gateway.deadlines import Deadlines
+from starloom.serve.gateway.forward import Forward
 from starloom.serve.gateway.guarding import Guarding
 from starloom.serve.gateway.prompts import Prompt, Prompts, Wall
+from starloom.serve.gateway.quota import Quotas
 from starloom.serve.gateway.record import Tracker
-from starloom.serve.gateway.refuse import refuse_impossible, unsupported
+from starloom.serve.gateway.refuse import NOT_AS_DELTAS, unsupported
 from starloom.serve.gateway.relay import Answer, Relay, Sequence
 from starloom.serve.gateway.shapes import ChatShape, PromptDetails, Shape, TextShape, Tokens
 from starloom.serve.gateway.workers import Able, Workers
 from starloom.serve.schedule import Ask
-from starloom.site import Limits
+from starloom.site import Limits, Tenant
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
@@ -40,59 +44,118 @@ class Line:
         prompts: Mapping[str, Prompts],
         workers: Workers,
         relay: Relay,
+        forward: Forward,
         guarding: Guarding,
         draw_seed: Callable[[], int],
+        chooser: Chooser,
+        quotas: Quotas,
+        tenants: Mapping[str, Tenant],
+        now: Callable[[], float],
     ) -> None:
         self._limits = limits
-        self._prompts = prompts
+        self._deadlines = Deadlines(limits.request_timeout_s, now)
+        self.prompts = prompts
         self._workers = workers
         self._relay = relay
+        self._forward = forward
         self._guarding = guarding
         self._draw_seed = draw_seed
+        self._chooser = chooser
+        self._quotas = quotas
+        self._tenants = tenants
+        self._now = now
 
-    async def answer(self, path: str, raw: bytes, tracker: Tracker, client: Client) -> None:
+    async def answer(self, path: str, raw: bytes, tracker: Tracker, client: Answering) -> None:
         """Read the request, compute and send the answer. Raises `ServeError` before or within."""
         body: Body = parse_chat(raw) if path == CHAT else parse_text(raw)
         tracker.step("parse")
+        task = self._deadlines.begin()
+        late = False
+        gate: Gate | None = None
         try:
-            async with asyncio.timeout(self._limits.request_timeout_s):
-                await self._answer(body, raw, tracker, client)
-        except TimeoutError as error:
-            raise TimedOut(
-                f"the request took longer than {self._limits.request_timeout_s:g} s"
-            ) from error
+            if body.model in self._chooser.names:
+                body, raw, gate = await self._chooser.choose(body, raw, tracker)
+            await self._answer(body, raw, tracker, client)
+        except asyncio.CancelledError:
+            late = self._deadlines.end(task)
+            if not late:
+                raise
+        finally:
+            self._deadlines.end(task)
+            if gate is not None:
+                gate.leave()
+        if late:
+            task.uncancel()
+            raise TimedOut(f"the request took longer than {self._limits.request_timeout_s:g} s")
 
-    async def _answer(self, body: Body, raw: bytes, tracker: Tracker, client: Client) -> None:
+    async def _answer(self, body: Body, raw: bytes, tracker: Tracker, client: Answering) -> None:
         prompts, workers = self._route(body, tracker)
+        if workers.elsewhere:
+            await self._passed_on(body, raw, prompts, workers.never, tracker, client)
+            return
         own = parse_object(raw) if workers.upstream else None
         body, own = await self._guarding.checked(body, own, prompts, tracker)
         sequences = await self._sequences(body, own, prompts, workers.never, tracker)
+        counted = sum(sequence.ask.prompt_tokens for sequence in sequences[:: body.n or 1])
+        self._quotas.take(tracker.record.tenant, counted)
         shape = _shape(body, tracker)
         if body.stream:
             usages = await self._streamed(sequences, shape, tracker, client)
-            await client.end(shape.closing(_count(usages, body.n or 1, tracker)))
+            client.finish(shape.closing(_count(usages, body.n or 1, tracker)))
         else:
             answers = await _all([self._relay.collect(one, tracker) for one in sequences])
             usages = [_usage(one, answer) for one, answer in zip(sequences, answers, strict=True)]
             usage = _count(usages, body.n or 1, tracker)
             client.headers.append(_workers(tracker))
-            await client.json(200, shape.whole(answers, usage))
+            client.json(200, shape.whole(answers, usage))
+        self._settle(counted, tracker)
+        tracker.step("answer")
+
+    def _settle(self, counted: int, tracker: Tracker) -> None:
+        """Count to the tenant what the answer took beyond the prompt, as it was counted."""
+        record = tracker.record
+        used = record.prompt_tokens + record.completion_tokens
+        self._quotas.settle(record.tenant, used - counted)
+
+    async def _passed_on(
+        self,
+        body: Body,
+        raw: bytes,
+        prompts: Prompts,
+        never: Collection[str],
+        tracker: Tracker,
+        client: Answering,
+    ) -> None:
+        """What only servers elsewhere can do: bodies and answers pass as they are."""
+        body, raw = await self._guarding.passing(body, raw, prompts, tracker)
+        wall = Wall(tracker.record.tenant, body.cache_salt or "")
+        _, prompt = (await self._prompted(body, prompts, wall))[0]
+        tracker.step("key", f"about {prompt.size_tokens} tokens")
+        ask = self._ask(prompt, prompts, body.priority, tracker)
+        self._quotas.take(tracker.record.tenant, prompt.size_tokens)
+        usage = await self._forward.answer(
+            _path(body), raw, body, ask, tracker, client, never=never, root=prompt.root
+        )
+        _count([usage], 1, tracker)
+        self._settle(prompt.size_tokens, tracker)
         tracker.step("answer")
 
     def _route(self, body: Body, tracker: Tracker) -> tuple[Prompts, Able]:
         """The model, and which of its workers can do what the request asks for."""
-        prompts = self._prompts.get(body.model)
+        prompts = self.prompts.get(body.model)
         if prompts is None:
             raise UnknownModel(f"there is no model {body.model!r}", param="model")
         tracker.record.model = body.model
         tracker.record.stream = bool(body.stream)
         if (body.n or 1) > self._limits.max_n:
             raise BadRequest(f"n: at most {self._limits.max_n}", param="n")
-        refuse_impossible(body)
-        refusal = unsupported(body)
-        able = self._workers.able(body.model, own=refusal is None)
-        if refusal is not None and not able.upstream:
-            raise refusal
+        tenant = tracker.record.tenant
+        able = self._workers.able(body.model, own=True, tenant=tenant)
+        refusal = None if able.elsewhere else unsupported(body)
+        if refusal is not None:
+            able = self._workers.able(body.model, own=False, tenant=tenant)
+            if not able.upstream or (not able.elsewhere and refusal.param in NOT_AS_DELTAS):
+                raise refusal
         tracker.step("route", body.model, refusal.message if refusal is not None else "by name")
         return prompts, able
 
@@ -125,16 +188,32 @@ class Line:
                     sampling=_sampling(body, limit, (seed + at) % _SEEDS),
                     priority=body.priority or 0,
                     body=None if own is None else _own(own, text, body.seed, at),
+                    passed=b"" if own is None else tracker.passed,
                     path="" if own is None else _path(body),
                 )
-                ask = Ask(
-                    prompt_tokens=prompt.size_tokens,
-                    keys=prompt.keys,
-                    block_tokens=prompts.model.block_tokens,
-                )
+                ask = self._ask(prompt, prompts, body.priority, tracker)
                 sequences.append(Sequence(index, request, ask, never))
         tracker.step("tokenise", f"{sum(prompt.size_tokens for _, prompt in made)} tokens")
         return sequences
+
+    def _ask(self, prompt: Prompt, prompts: Prompts, priority: int | None, tracker: Tracker) -> Ask:
+        """What the schedule may know. Targets are the request's, else its tenant's."""
+        tenant = self._tenants.get(tracker.record.tenant)
+        ttft_s, tpot_s = tracker.ttft_target_s, tracker.tpot_target_s
+        if tenant is not None:
+            if ttft_s is None and tenant.ttft_target_ms is not None:
+                ttft_s = tenant.ttft_target_ms / 1e3
+            if tpot_s is None and tenant.tpot_target_ms is not None:
+                tpot_s = tenant.tpot_target_ms / 1e3
+        return Ask(
+            prompt_tokens=prompt.size_tokens,
+            keys=prompt.keys,
+            block_tokens=prompts.model.block_tokens,
+            now_s=self._now(),
+            priority=priority or 0,
+            ttft_target_s=ttft_s,
+            tpot_target_s=tpot_s,
+        )
 
     async def _prompted(
         self, body: Body, prompts: Prompts, wall: Wall
@@ -147,7 +226,7 @@ class Line:
         return [(text, await prompts.text(text, wall)) for text in texts]
 
     async def _streamed(
-        self, sequences: list[Sequence], shape: Shape, tracker: Tracker, client: Client
+        self, sequences: list[Sequence], shape: Shape, tracker: Tracker, client: Answering
     ) -> list[Usage]:
         """Send all answers as they come, merged by their index."""
 

@@ -1,6 +1,6 @@
 """What the gateway counts, for Prometheus. One registry an app: no module state."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -13,6 +13,10 @@ from starloom.serve.gateway.workers import Workers
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _TPOT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1)
+
+
+Samples = dict[str, dict[str, float]]
+"""Family -> sample, as it stands in a page, -> value."""
 
 
 class _OfModel(NamedTuple):
@@ -29,6 +33,9 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        """What only grows: the sum over the site's gateways is shown."""
+        self.now = CollectorRegistry()
+        """What holds now, and is the same whoever is asked."""
         registry = self.registry
         self._requests = Counter(
             "starloom_requests_total",
@@ -92,16 +99,36 @@ class Metrics:
         """The guard blocked or masked something."""
         self._verdicts.labels(where, action).inc()
 
-    def page(self) -> bytes:
-        return generate_latest(self.registry)
+    def samples(self) -> Samples:
+        """What was counted here, for other gateways of the site to add to theirs."""
+        return _samples(generate_latest(self.registry).decode())
+
+    def page(self, others: Iterable[Samples] = ()) -> bytes:
+        """What was counted here and by `others`, then what holds now."""
+        page = generate_latest(self.registry)
+        others = list(others)
+        if others:
+            page = _added(page.decode(), others).encode()
+        return page + generate_latest(self.now)
+
+
+class KeyMetrics(Collector):
+    """Failed keys, read when the page is asked for."""
+
+    def __init__(self, failed_keys: Callable[[], int]) -> None:
+        self._failed_keys = failed_keys
+
+    def collect(self) -> Iterable[Metric]:
+        failed = CounterMetricFamily("starloom_failed_keys", "Requests with a wrong key or none")
+        failed.add_metric([], self._failed_keys())
+        yield failed
 
 
 class WorkerMetrics(Collector):
     """Read from the workers' own reports when the page is asked for."""
 
-    def __init__(self, workers: Workers, failed_keys: Callable[[], int]) -> None:
+    def __init__(self, workers: Workers) -> None:
         self._workers = workers
-        self._failed_keys = failed_keys
 
     def collect(self) -> Iterable[Metric]:
         engines = self._workers.engines
@@ -113,9 +140,39 @@ class WorkerMetrics(Collector):
         yield _gauge("worker_waiting", "Queued", {n: r.waiting for n, r in reports.items()})
         yield _gauge("kv_blocks", "KV blocks", {n: r.kv_blocks for n, r in reports.items()})
         yield _gauge("kv_blocks_used", "KV blocks that running sequences hold", used)
-        failed = CounterMetricFamily("starloom_failed_keys", "Requests with a wrong key or none")
-        failed.add_metric([], self._failed_keys())
-        yield failed
+
+
+def _samples(page: str) -> Samples:
+    """The samples of a page by their families, but for the times at which counting began."""
+    found: Samples = {}
+    family: dict[str, float] = {}
+    for line in page.splitlines():
+        if line.startswith("# TYPE "):
+            name = line.split(" ", 3)[2]
+            family = {} if name.endswith("_created") else found.setdefault(name, {})
+        elif line and not line.startswith("#"):
+            sample, _, value = line.rpartition(" ")
+            family[sample] = float(value)
+    return found
+
+
+def _added(page: str, others: Sequence[Samples]) -> str:
+    """A page with others' samples added, each family in its place."""
+    totals = _samples(page)
+    for samples in others:
+        for name, family in samples.items():
+            total = totals.setdefault(name, {})
+            for sample, value in family.items():
+                total[sample] = total.get(sample, 0.0) + value
+    lines = []
+    for line in page.splitlines():
+        if line.startswith("# HELP "):
+            lines.append(line)
+        elif line.startswith("# TYPE "):
+            lines.append(line)
+            family = totals.get(line.split(" ", 3)[2], {})
+            lines += [f"{sample} {value}" for sample, value in family.items()]
+    return "\n".join(lines) + "\n"
 
 
 def _gauge(name: str, what: str, values: Mapping[str, float]) -> GaugeMetricFamily:

@@ -3,16 +3,18 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from starloom.kv.keys import block_keys, root_key
+from starloom.kv.keys import block_keys, data_keys, root_key
 from starloom.serve.errors import BadRequest
 from starloom.serve.gateway.api import Message
 from starloom.serve.tokenise import Tokeniser
 from starloom.site import Model
 
+_T = TypeVar("_T")
+_ROOTS = 4096
 LONG_CHARS = 8192
 """Longer prompts are tokenised in a thread, so that the loop goes on."""
 
@@ -43,23 +45,25 @@ class Prompts:
         self.tokeniser = tokeniser
         self.fingerprint = fingerprint
         self._threads = threads
+        self._roots: dict[Wall, bytes] = {}
 
     async def chat(self, messages: Sequence[Message], wall: Wall) -> Prompt:
         size = sum(_size(message) for message in messages)
-        return await self._run(size, lambda: self._chat(messages, wall))
+        return await self.run(size, lambda: self._chat(messages, wall))
 
     async def text(self, prompt: str | list[int], wall: Wall) -> Prompt:
-        return await self._run(len(prompt), lambda: self._text(prompt, wall))
+        return await self.run(len(prompt), lambda: self._text(prompt, wall))
 
-    def decode(self, tokens: Sequence[int]) -> str:
+    def decode(self, tokens: Sequence[int], param: str = "prompt") -> str:
         """The text of token ids. Raises `BadRequest` where there is no tokenizer."""
         if self.tokeniser is None:
             what = "token ids cannot be checked for this model; send text"
-            raise BadRequest(what, param="prompt")
-        self._known(tokens)
+            raise BadRequest(what, param=param)
+        self._known(tokens, param)
         return self.tokeniser.decode(tokens)
 
-    async def _run(self, size: int, make: Callable[[], Prompt]) -> Prompt:
+    async def run(self, size: int, make: Callable[[], _T]) -> _T:
+        """What `make` gives; in a thread where `size` characters take long."""
         if size <= LONG_CHARS:
             return make()
         return await asyncio.get_running_loop().run_in_executor(self._threads, make)
@@ -81,27 +85,34 @@ class Prompts:
             raise BadRequest("prompt: is empty", param="prompt")
         return self._keyed(prompt, wall)
 
-    def _known(self, tokens: Sequence[int]) -> None:
+    def _known(self, tokens: Sequence[int], param: str = "prompt") -> None:
         vocab = self.tokeniser.vocab if self.tokeniser is not None else 0
         if tokens and not (min(tokens) >= 0 and max(tokens) < vocab):
-            raise BadRequest(f"prompt: token ids are 0 to {vocab - 1}", param="prompt")
+            raise BadRequest(f"{param}: token ids are 0 to {vocab - 1}", param=param)
 
     def _keyed(self, tokens: list[int], wall: Wall) -> Prompt:
-        root = self._root(wall)
+        root = self.root(wall)
         return Prompt(tokens, root, block_keys(root, tokens, self.model.block_tokens), len(tokens))
 
     def _estimated(self, data: bytes, wall: Wall) -> Prompt:
         """Four bytes count as a token, so that equal beginnings still have equal keys."""
-        tokens = [int.from_bytes(data[at : at + 4], "big") for at in range(0, len(data), 4)]
-        root = self._root(wall)
-        return Prompt([], root, block_keys(root, tokens, self.model.block_tokens), len(tokens))
+        root = self.root(wall)
+        keys = data_keys(root, data, 4 * self.model.block_tokens)
+        return Prompt([], root, keys, -(-len(data) // 4))
 
-    def _root(self, wall: Wall) -> bytes:
-        return root_key(
-            fingerprint=self.fingerprint,
-            block_tokens=self.model.block_tokens,
-            salt=f"{wall.tenant}\n{wall.salt}",  # a tenant's name holds no newline
-        )
+    def root(self, wall: Wall) -> bytes:
+        """What the keys of all prompts within `wall` start from."""
+        root = self._roots.get(wall)
+        if root is None:
+            root = root_key(
+                fingerprint=self.fingerprint,
+                block_tokens=self.model.block_tokens,
+                salt=f"{wall.tenant}\n{wall.salt}",  # a tenant's name holds no newline
+            )
+            if len(self._roots) >= _ROOTS:
+                self._roots.clear()
+            self._roots[wall] = root
+        return root
 
 
 def _plain(message: Message) -> dict[str, Any]:

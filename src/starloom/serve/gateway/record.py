@@ -5,6 +5,7 @@ key.
 """
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -51,11 +52,28 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
 class Tracker:
     """Writes into a record, with the time since the request arrived."""
 
-    __slots__ = ("_begin", "_clock", "_mono", "record", "unique")
+    __slots__ = (
+        "_begin",
+        "_clock",
+        "_mono",
+        "headers",
+        "passed",
+        "record",
+        "tpot_target_s",
+        "ttft_target_s",
+        "unique",
+    )
 
     def __init__(self, request_id: str, unique: str, path: str, clock: Clock) -> None:
         self.unique = unique
         """Ours alone, while a client may send the same `record.id` twice."""
+        self.passed = b""
+        """Header lines that go on to servers elsewhere: where the request stands in a trace."""
+        self.headers: Mapping[bytes, bytes] = {}
+        """Of the request, those that the gateway reads."""
+        self.ttft_target_s: float | None = None
+        self.tpot_target_s: float | None = None
+        """What the client or its tenant wants."""
         self._clock = clock
         self._mono = clock.mono
         self._begin = clock.mono()

@@ -1,21 +1,13 @@
-"""What cannot be honoured is refused, where ignoring it would change the answer.
+"""What our own engines cannot honour, where ignoring it would change the answer.
 
-A backend that speaks OpenAI's API gets most of it untouched; calls of tools and audio cannot come
-back through the line, whoever answers.
+A server that speaks OpenAI's API gets such requests whole, where the model has one.
 """
 
 from starloom.serve.errors import BadRequest
 from starloom.serve.gateway.api import Body, ChatBody, TextBody
 
-
-def refuse_impossible(body: Body) -> None:
-    """Raises `BadRequest` for what no backend's answer could be carried back for."""
-    if isinstance(body, ChatBody):
-        for param in ("tools", "functions"):
-            if getattr(body, param):
-                raise BadRequest(f"{param}: not supported", param=param)
-        if body.modalities and body.modalities != ["text"]:
-            raise BadRequest("modalities: only text is supported", param="modalities")
+NOT_AS_DELTAS = ("tools", "functions", "modalities")
+"""Their answers are more than text, so that they can only be forwarded."""
 
 
 def unsupported(body: Body) -> BadRequest | None:
@@ -39,6 +31,11 @@ def _asked(body: Body) -> tuple[str, str] | None:
 
 
 def _chat(body: ChatBody) -> tuple[str, str] | None:
+    for param in ("tools", "functions"):
+        if getattr(body, param):
+            return param, "not supported"
+    if body.modalities and body.modalities != ["text"]:
+        return "modalities", "only text is supported"
     for at, message in enumerate(body.messages):
         if isinstance(message.content, list):
             for place, part in enumerate(message.content):

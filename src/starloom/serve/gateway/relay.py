@@ -35,6 +35,7 @@ class Answer:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     tokens: int = 0
     finish: Finish = "stop"
+    stop: str | None = None
     usage: Usage | None = None
 
     @property
@@ -49,6 +50,7 @@ class Answer:
         self.tokens += delta.tokens
         if delta.finish is not None:
             self.finish = delta.finish
+            self.stop = delta.stop
             self.usage = delta.usage
 
 
@@ -127,13 +129,16 @@ class Relay:
                         raise EngineFailed(delta.error or "the worker gave the request up")
                     if not begun:
                         begun = True
-                        ticket.first_token()
+                        ticket.first_token(self._now())
                         tracker.token()
                     if outlet is not None:
                         delta = outlet.let_out(delta)  # noqa: PLW2901
-                    yield delta
                     if delta.finish is not None:
+                        made = delta.usage.completion_tokens if delta.usage is not None else 0
+                        ticket.end(self._now(), made)
+                        yield delta
                         return
+                    yield delta
             raise EngineFailed("the worker ended without finishing the answer")
         finally:
             ticket.end()

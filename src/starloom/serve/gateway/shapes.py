@@ -35,6 +35,8 @@ class Choice(msgspec.Struct):
     delta: dict[str, Any] | UnsetType = UNSET
     logprobs: dict[str, Any] | None = None
     finish_reason: str | None = None
+    stop_reason: str | UnsetType = UNSET
+    """vLLM's name for the stop string that ended the answer."""
 
 
 class Reply(msgspec.Struct):
@@ -102,7 +104,9 @@ class ChatShape(_Shape):
             logprobs = _chat_logprobs(delta.logprobs) if self._logprobs else None
             frames = self._frame([Choice(index, delta={"content": delta.text}, logprobs=logprobs)])
         if delta.finish is not None:
-            frames += self._frame([Choice(index, delta={}, finish_reason=delta.finish)])
+            stop = delta.stop or UNSET
+            last = Choice(index, delta={}, finish_reason=delta.finish, stop_reason=stop)
+            frames += self._frame([last])
         return frames
 
     def whole(self, answers: Sequence[Answer], usage: Tokens) -> bytes:
@@ -112,6 +116,7 @@ class ChatShape(_Shape):
                 message={"role": "assistant", "content": answer.text, "refusal": None},
                 logprobs=_chat_logprobs(answer.logprobs) if self._logprobs else None,
                 finish_reason=answer.finish,
+                stop_reason=answer.stop or UNSET,
             )
             for index, answer in enumerate(answers)
         ]

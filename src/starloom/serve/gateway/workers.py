@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from starloom.serve.base import Engine
+from starloom.serve.engines import Forwarder
 from starloom.serve.errors import EngineFailed, ServeError, Unavailable
 from starloom.serve.models import ModelFiles
 from starloom.serve.schedule import POLICIES, Ask, Ticket, WorkerTable
@@ -22,6 +23,8 @@ class Able(NamedTuple):
     """Whether one of them wants the client's own body."""
     never: tuple[str, ...]
     """Those of the model that cannot."""
+    elsewhere: bool = False
+    """Whether all that can are servers elsewhere, so that bodies and answers pass as they are."""
 
 
 class Workers:
@@ -29,10 +32,20 @@ class Workers:
 
     def __init__(self, site: Site, engines: Sequence[Engine]) -> None:
         self.engines = {engine.name: engine for engine in engines}
-        self.table = WorkerTable(POLICIES[site.schedule.policy])
+        told = any(isinstance(w, OpenAIWorker) and w.kv_events for w in site.workers)
+        self.table = WorkerTable(POLICIES[site.schedule.policy], exact=told)
         self.upstream = {w.name for w in site.workers if isinstance(w, OpenAIWorker)}
         """Workers that take the client's own body."""
+        self.sent: Callable[[str, Sequence[bytes]], None] = _nobody
+        """Told of each request that goes to a worker: its name, and the prompt's keys."""
         self._up: set[str] = set()
+        self._able: dict[tuple[str, bool, str], Able] = {}
+        self._closed_to: dict[str, Collection[str]] = {
+            worker.name: worker.tenants
+            for worker in site.workers
+            if isinstance(worker, OpenAIWorker) and worker.tenants
+        }
+        """Workers that take only some tenants' requests."""
         self._waiting: set[asyncio.Future[None]] = set()
         for engine in engines:
             blocks = _kv_blocks(site, site.worker(engine.name))
@@ -53,11 +66,21 @@ class Workers:
         self._up.discard(name)
         self.table.down(name)
 
-    def able(self, model: str, *, own: bool) -> Able:
+    def able(self, model: str, *, own: bool, tenant: str = "") -> Able:
         """Who can take a request: everybody, or (`own` false) backends of OpenAI's API alone."""
+        able = self._able.get((model, own, tenant))
+        if able is None:
+            able = self._able[model, own, tenant] = self._who_can(model, own, tenant)
+        return able
+
+    def _who_can(self, model: str, own: bool, tenant: str) -> Able:
         names = [engine.name for engine in self.engines.values() if engine.model == model]
-        upstream = any(name in self.upstream for name in names)
-        return Able(upstream, () if own else tuple(n for n in names if n not in self.upstream))
+        closed = [n for n in names if n in self._closed_to and tenant not in self._closed_to[n]]
+        elsewhere = [name for name in names if name in self.upstream and name not in closed]
+        never = closed if own else [name for name in names if name not in elsewhere]
+        left = [name for name in names if name not in never]
+        forwards = bool(left) and all(isinstance(self.engines[n], Forwarder) for n in left)
+        return Able(bool(elsewhere), tuple(never), forwards)
 
     def is_up(self, name: str) -> bool:
         return name in self._up
@@ -100,6 +123,7 @@ class Tries:
         while True:
             ticket = self._workers.table.begin(self._model, self._ask, self._left)
             if ticket is not None:
+                self._workers.sent(ticket.worker, self._ask.keys)
                 return ticket
             now = self._now()
             deadline = now + self._wait_s if deadline is None else deadline
@@ -124,6 +148,10 @@ class Tries:
     def _some_up(self) -> bool:
         ready = self._workers.table.ready(self._model)
         return any(name not in self._never for name in ready)
+
+
+def _nobody(worker: str, keys: Sequence[bytes]) -> None:
+    """There is no other gateway to tell."""
 
 
 def _kv_blocks(site: Site, worker: Worker) -> int:

@@ -1,10 +1,12 @@
-"""Word lists over the input and the streamed output of models. What it does not cover: `guard`."""
+"""Word lists, patterns, a safety model and media checks. What they do not cover: `guard`."""
 
 from starloom.serve.guard.audit import Audit, AuditFile, AuditRecord, audit_records
-from starloom.serve.guard.base import TextFilter, Verdict
+from starloom.serve.guard.base import Entry, Finder, TextFilter, Verdict
 from starloom.serve.guard.guard import Checked, Guard
+from starloom.serve.guard.loose import LooseMatcher
+from starloom.serve.guard.media import MediaPart, is_payload, media_parts
 from starloom.serve.guard.stream import OutputFilter
-from starloom.serve.guard.words import Entry, Matcher
+from starloom.serve.guard.words import Matcher
 
 __all__ = [
     "Audit",
@@ -12,10 +14,15 @@ __all__ = [
     "AuditRecord",
     "Checked",
     "Entry",
+    "Finder",
     "Guard",
+    "LooseMatcher",
     "Matcher",
+    "MediaPart",
     "OutputFilter",
     "TextFilter",
     "Verdict",
     "audit_records",
+    "is_payload",
+    "media_parts",
 ]

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from starloom.serve.guard.base import Where
-from starloom.serve.guard.words import Entry
+from starloom.serve.guard import injection
+from starloom.serve.guard.base import Entry, Where
 from starloom.site import Problem, Site, SiteError, WordList
 
 MAX_PHRASE_CHARS = 256
@@ -32,7 +32,9 @@ def _phrases(base: Path, words: WordList, field: str, problems: list[Problem]) -
             where = f"{field}.words[{index}]"
             what, fix = "a phrase of white space alone", "write characters, or leave it out"
             problems.append(Problem(str(base), 1, where, what, fix))
-    if words.file is not None:
+    if words.file == injection.NAME:
+        yield from injection.phrases()
+    elif words.file is not None:
         yield from _read(base / words.file, f"{field}.file", problems)
 
 

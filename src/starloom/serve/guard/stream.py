@@ -1,33 +1,32 @@
-"""A streamed text, let out as far as no phrase can still begin in it.
+"""A streamed text, let out as far as nothing that is looked for can still begin in it.
 
-The rule, for a text as a whole: all phrases of `mask` lists are starred; where phrases of `block`
-lists stand, the text ends before the first of them. The filter lets the same text out whatever the
-pieces are, because it decides about a character only when every phrase that could begin at it or
-before it is complete or impossible. What it holds back is therefore never longer than a phrase.
+The rule, for a text as a whole: all that is to be masked is starred; where something to be blocked
+stands, the text ends before the first of it. The filter lets the same text out whatever the pieces
+are, because it decides about a character only when everything that could begin at it or before it
+is complete or impossible. What it holds back is therefore never longer than what may be found.
 """
 
 from collections.abc import Iterable
 
-from starloom.serve.guard.base import Verdict, Where
-from starloom.serve.guard.words import Hit, Matcher, fold
+from starloom.serve.guard.base import CONTEXT_CHARS, Finder, Found, Verdict, Where
 
 MAX_VERDICTS = 100
-"""A text's verdicts are counted up to here. Phrases behind are masked all the same."""
+"""A text's verdicts are counted up to here. What is found behind is masked all the same."""
 
 
 class OutputFilter:
-    """The filter of one text. Without a matcher it lets everything out at once."""
+    """The filter of one text. Without finders it lets everything out at once."""
 
-    def __init__(self, matcher: Matcher | None, *, where: Where = "output", part: int = 0) -> None:
+    def __init__(self, *finders: Finder | None, where: Where = "output", part: int = 0) -> None:
         self.verdicts: list[Verdict] = []
-        self._matcher = matcher
+        self._finders = [finder for finder in finders if finder is not None]
         self._where = where
         self._part = part
         self._blocked = False
+        self._raw = ""
+        """Context that is out already, and what is not let out yet."""
         self._text = ""
-        """Not let out yet, with masks in it, and the same folded."""
-        self._folded = ""
-        self._before = ""
+        """What is not let out yet, with masks in it."""
         self._offset = 0
 
     @property
@@ -35,54 +34,73 @@ class OutputFilter:
         return self._blocked
 
     def feed(self, text: str) -> str:
-        if self._matcher is None:
+        if not self._finders:
             return text
         if self._blocked or not text:
             return ""
-        self._text += text
-        self._folded += fold(text)
-        hits = self._matcher.find(self._folded, self._before)
-        settled = len(self._folded) - self._matcher.begun(self._folded)
-        settled = min([settled, *(hit.start for hit in hits if hit.open)])
-        return self._let_out(self._matcher, hits, settled)
+        return self._take(text, final=False)
 
     def finish(self) -> str:
-        if self._matcher is None or self._blocked:
+        if not self._finders or self._blocked or not self._text:
             return ""
-        hits = self._matcher.find(self._folded, self._before)
-        return self._let_out(self._matcher, hits, len(self._folded))
+        return self._take("", final=True)
 
-    def _let_out(self, matcher: Matcher, hits: list[Hit], settled: int) -> str:
-        """Act on the hits before `settled`: no other can begin there any more."""
-        hits = [hit for hit in hits if hit.start < settled]
-        cut = min((hit.start for hit in hits if matcher.blocks(hit.phrase)), default=settled)
+    def whole(self, text: str) -> str:
+        """A text in one piece: `feed` and `finish` at once."""
+        return self._take(text, final=True) if self._finders else text
+
+    def _take(self, text: str, *, final: bool) -> str:
+        begin = len(self._raw) - len(self._text)
+        self._raw += text
+        self._text += text
+        found: list[Found] = []
+        settled = len(self._raw)
+        for finder in self._finders:
+            scan = finder.scan(self._raw, begin, final=final)
+            found += scan.found
+            settled = min(settled, scan.settled)
+        if found:
+            return self._let_out(found, begin, settled)
+        return self._release(begin, settled)
+
+    def _let_out(self, found: list[Found], begin: int, settled: int) -> str:
+        """Act on what begins before `settled`: nothing else can begin there any more."""
+        found = [it for it in found if it.start < settled]
+        cut = min((it.start for it in found if _blocks(it)), default=settled)
         self._blocked = cut < settled
-        hits = [hit for hit in hits if hit.start < cut or matcher.blocks(hit.phrase)]
-        self._note(matcher, [hit for hit in hits if hit.start <= cut])
-        text = starred(self._text, [(hit.start, hit.end) for hit in hits if hit.start < cut])
-        if self._blocked:
-            self._text = self._folded = ""
-            return text[:cut]
-        if settled:
-            self._before = self._folded[settled - 1]
-        self._text, self._folded = text[settled:], self._folded[settled:]
-        self._offset += settled
-        return text[:settled]
+        self._note((it for it in found if it.start <= cut), begin)
+        spans = [(it.start - begin, it.end - begin) for it in found if it.start < cut]
+        self._text = starred(self._text, spans)
+        if not self._blocked:
+            return self._release(begin, settled)
+        out = self._text[: cut - begin]
+        self._text = self._raw = ""
+        return out
 
-    def _note(self, matcher: Matcher, hits: Iterable[Hit]) -> None:
-        for hit in sorted(hits):
-            for entry in matcher.entries(hit.phrase):
+    def _release(self, begin: int, settled: int) -> str:
+        out, self._text = self._text[: settled - begin], self._text[settled - begin :]
+        self._raw = self._raw[max(0, settled - CONTEXT_CHARS) :]
+        self._offset += settled - begin
+        return out
+
+    def _note(self, found: Iterable[Found], begin: int) -> None:
+        for it in sorted(found):
+            for entry in it.entries:
                 if len(self.verdicts) < MAX_VERDICTS or entry.action == "block":
                     verdict = Verdict(
                         list=entry.list,
                         phrase=entry.phrase,
                         action=entry.action,
                         where=self._where,
-                        start=self._offset + hit.start,
-                        end=self._offset + hit.end,
+                        start=self._offset + it.start - begin,
+                        end=self._offset + it.end - begin,
                         part=self._part,
                     )
                     self.verdicts.append(verdict)
+
+
+def _blocks(found: Found) -> bool:
+    return any(entry.action == "block" for entry in found.entries)
 
 
 def starred(text: str, spans: Iterable[tuple[int, int]]) -> str:

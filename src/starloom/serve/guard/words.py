@@ -11,20 +11,12 @@ from typing import NamedTuple
 import numpy as np
 from ahocorasick_rs import AhoCorasick, Implementation
 
-from starloom.serve.guard.base import Action
+from starloom.serve.guard.base import Entry, Found, Scan
 from starloom.serve.text import Phrases
 
 _WIDE_FIRST, _WIDE_LAST, _WIDE_OFFSET = 0xFF01, 0xFF5E, 0xFEE0
 _WIDE_SPACE = 0x3000
 _SURROGATE_FIRST, _SURROGATE_LAST, _REPLACEMENT = 0xD800, 0xDFFF, 0xFFFD
-
-
-class Entry(NamedTuple):
-    """A phrase of a word list."""
-
-    list: str
-    phrase: str
-    action: Action
 
 
 class Hit(NamedTuple):
@@ -62,7 +54,10 @@ def in_word(char: str) -> bool:
 
 
 class Matcher:
-    """All phrases that hold at one place. Immutable, shared by all requests."""
+    """All phrases that hold at one place, as they are written. Immutable, shared by all requests.
+
+    `loose` finds those that are spelled otherwise.
+    """
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         by_phrase: dict[str, list[Entry]] = {}
@@ -88,6 +83,15 @@ class Matcher:
     def blocks(self, phrase: int) -> bool:
         """Whether any of its lists blocks."""
         return self._blocks[phrase]
+
+    def scan(self, text: str, begin: int, *, final: bool) -> Scan:
+        folded = fold(text)
+        hits = [hit for hit in self.find(folded, "") if hit.start >= begin]
+        found = [Found(hit.start, hit.end, self._entries[hit.phrase]) for hit in hits]
+        if final:
+            return Scan(found, len(text))
+        settled = min([len(text) - self.begun(folded), *(hit.start for hit in hits if hit.open)])
+        return Scan(found, max(begin, settled))
 
     def find(self, folded: str, before: str) -> list[Hit]:
         """Every place of every phrase, overlaps included, that is not inside a longer word.

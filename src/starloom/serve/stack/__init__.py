@@ -2,6 +2,6 @@
 
 from starloom.serve.stack.children import Child, children
 from starloom.serve.stack.keys import make_key, tenant_keys
-from starloom.serve.stack.supervisor import Stack, StackError
+from starloom.serve.stack.supervisor import Stack, StackError, listen
 
-__all__ = ["Child", "Stack", "StackError", "children", "make_key", "tenant_keys"]
+__all__ = ["Child", "Stack", "StackError", "children", "listen", "make_key", "tenant_keys"]

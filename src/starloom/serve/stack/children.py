@@ -21,11 +21,11 @@ class Child:
 
 
 def children(site: Site, rundir: RunDir) -> list[Child]:
-    """The pool, the workers and the gateway, in the order in which they start.
+    """The pool, the workers and the gateways, in the order in which they start.
 
     They stop the other way round: the gateway drains while its workers still answer.
     """
-    return [*_pool(site, rundir), *_workers(site, rundir), _gateway(rundir)]
+    return [*_pool(site, rundir), *_workers(site, rundir), *_gateways(site, rundir)]
 
 
 def pool_slots(site: Site) -> dict[int, int]:
@@ -54,6 +54,10 @@ def _workers(site: Site, rundir: RunDir) -> Iterator[Child]:
         yield Child(worker.name, "worker", command, rundir.log(worker.name))
 
 
-def _gateway(rundir: RunDir) -> Child:
-    command = (sys.executable, "-m", "starloom.serve.gateway", str(rundir.path))
-    return Child("gateway", "gateway", command, rundir.log("gateway"))
+def _gateways(site: Site, rundir: RunDir) -> Iterator[Child]:
+    count = site.gateway.processes
+    for number in range(count):
+        name = "gateway" if count == 1 else f"gateway-{number}"
+        module = "starloom.serve.gateway"
+        command = (sys.executable, "-m", module, str(rundir.path), str(number))
+        yield Child(name, "gateway", command, rundir.log(name))

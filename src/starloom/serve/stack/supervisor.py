@@ -148,7 +148,7 @@ class Stack:
             ) from error
         self._lock = lock
         self.rundir.clear_state()
-        self._listener = _listen(self.site.gateway.host, self.site.gateway.port)
+        self._listener = listen(self.site.gateway.host, self.site.gateway.port)
         keys, self.made_key = tenant_keys(self.site)
         self.rundir.write_site(self.site)
         self.rundir.write_keys(keys)
@@ -220,7 +220,7 @@ def _log_file(path: Path) -> IO[bytes]:
     return path.open("ab")
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """The gateway's listening socket: made here, so that it outlives any one gateway."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)

@@ -70,11 +70,15 @@ class Tokeniser:
             raise BadModelFolder(f"{file} cannot be read: {error.strerror}") from error
         return cls(spec, load_template(folder), memory_bytes=memory_bytes)
 
-    def prompt(self, text: str) -> list[int]:
-        """Tokens of a raw prompt, as the whole tokenizer gives them: special tokens count."""
+    def prompt(self, text: str, *, special: bool = True) -> list[int]:
+        """Tokens of a raw prompt, as the whole tokenizer gives them: special tokens count.
+
+        `special` false leaves out what the tokenizer adds around it.
+        """
         if not self._exact:
-            return list(self._whole.encode(text).ids)
-        return [*self._before, *self._encode(text, {}), *self._after]
+            return list(self._whole.encode(text, add_special_tokens=special).ids)
+        tokens = self._encode(text, {})
+        return [*self._before, *tokens, *self._after] if special else tokens
 
     def chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """Tokens of a rendered chat. Whatever the messages say, only the template makes turns."""
@@ -88,6 +92,10 @@ class Tokeniser:
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens, special ones included."""
         return self._whole.decode(list(tokens), skip_special_tokens=False)
+
+    def names(self, tokens: Sequence[int]) -> list[str]:
+        """Each token as the vocabulary spells it."""
+        return [self._whole.id_to_token(token) or "" for token in tokens]
 
     def _encode(self, text: str, back: Mapping[int, str]) -> list[int]:
         plan: list[int | array[int] | None] = []
