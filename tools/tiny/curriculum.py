@@ -34,6 +34,7 @@ LARGE_MIX = (*EASY, "multi_hop", "multi_hop", "arithmetic", "arithmetic")
 SUMS = ("arithmetic",) * 10 + ("recall", "copying", "multi_hop")
 HOPS = ("multi_hop",) * 8 + ("recall", "recall", "copying", "arithmetic")
 LAST = (*EASY, *("multi_hop",) * 6, "arithmetic")
+LISTS = ("recall", *("copying",) * 3, *("multi_hop",) * 2, "arithmetic")
 WEAVE = (64, 64, 128, 128, 256, 256, 512, 1024, 2048, 4096)
 REACH = (256, 512, 1024, 2048, 4096, 8192)
 SURE = {"recall": 0.985, "copying": 0.985}
@@ -55,5 +56,6 @@ CURRICULA: dict[str, tuple[Stage, ...]] = {
         Stage("middle", (256, 512, 1024), 4096, 120, 2e-3, LAST, SURER, 2.0, 0.3),
         Stage("reach", (64, 128, *REACH), 8192, 100, 1.5e-3, LAST, {}, 1.0, 0.3, (0.5, 0.95)),
         Stage("weave", WEAVE, 4096, 80, 1.5e-3, LAST, {}, 1.0, 0.2, (0.5, 0.9)),
+        Stage("lists", REACH[1:], 8192, 45, 1.2e-3, LISTS, {}, 1.0, 0.3, (0.6, 0.95)),
     ),
 }

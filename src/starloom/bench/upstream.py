@@ -1,4 +1,4 @@
-"""A bare upstream for the gateway's bench: `python -m starloom.bench.upstream PORT [PORT ...]`.
+"""A bare upstream for the gateway's bench: `python upstream.py PORT [PORT ...]`.
 
 It answers each chat at once with the same bytes, whole or as `chunks` events, as fast as an event
 loop lets it, so that what is measured is the gateway in front of it. It answers the questions by
