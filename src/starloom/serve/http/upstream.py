@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import httptools
 
 _CONNECT_S = 5.0
-_IDLE_S = 15.0
-"""Kept shorter than servers keep their side (uvicorn's 5 s apart): a lost race costs one retry."""
+_IDLE_S = 4.0
+"""Shorter than servers keep their side (5 s in uvicorn, and so vLLM); a lost race costs a retry."""
 _TICK_S = 1.0
 _BUFFER_BYTES = 1 << 20
 _KEPT = frozenset({b"content-type", b"content-length", b"transfer-encoding", b"retry-after"})
