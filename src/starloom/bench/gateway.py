@@ -60,7 +60,7 @@ def bench(options: Options, told: Told) -> Results:
     if shutil.which("wrk") is None:
         raise BenchError("wrk is not installed: apt-get install wrk")
     results = Results()
-    rounds, seconds = (1, 2.0) if options.quick else (3, 5.0)
+    rounds, seconds = (1, 2.0) if options.quick else (3, 3.0)
     with tempfile.TemporaryDirectory(prefix="starloom-") as name, ExitStack() as stack:
         folder = Path(name)
         keys = [f"sk-bench-{number}" for number in range(KEYS)]
