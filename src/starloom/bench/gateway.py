@@ -28,7 +28,7 @@ from pathlib import Path
 
 from starloom.bench import peers, upstream
 from starloom.bench.base import BenchError, Options, Results, Told
-from starloom.bench.load import Asked, Load, cpu_s, rss_mib
+from starloom.bench.load import UNIQUE, Asked, Load, cpu_s, rss_mib
 
 KEYS = 1000
 WORDS = 100_000
@@ -134,7 +134,7 @@ def _measure(
 
 
 def _asked(case: Case, keys: list[str], rng: random.Random) -> Asked:
-    """Sixteen prompts that share all but their ends."""
+    """Sixteen prompts that share all but their ends; a number at the end is drawn a request."""
     words = ["".join(rng.choices(_LETTERS, k=rng.randint(2, 7))) for _ in range(2000)]
     shared = ""
     while len(shared) < case.prompt_chars:
@@ -142,7 +142,8 @@ def _asked(case: Case, keys: list[str], rng: random.Random) -> Asked:
     ends = ["".join(rng.choices(words[0] + _LETTERS, k=40)) for _ in range(16)]
     bodies = []
     for end in ends:
-        message = {"role": "user", "content": shared[: case.prompt_chars - 40] + end}
+        content = f"{shared[: case.prompt_chars - 50]}{end} {UNIQUE}"
+        message = {"role": "user", "content": content}
         bodies.append({"model": upstream.MODEL, "messages": [message], "stream": case.stream})
     return Asked("/v1/chat/completions", bodies, keys)
 

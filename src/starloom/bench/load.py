@@ -13,12 +13,16 @@ from starloom.bench.base import BenchError
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+UNIQUE = "{drawn}"
 _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is asked: bodies and keys are drawn at random for each request."""
+    """What is asked: bodies and keys are drawn at random for each request.
+
+    `UNIQUE` in a body becomes a number that is drawn too, so that no two requests are the same.
+    """
 
     path: str
     bodies: Sequence[dict[str, Any]]
@@ -42,14 +46,19 @@ class Load:
     def __init__(self, asked: Asked, folder: Path, url: str, keys: Sequence[str]) -> None:
         self._url = url + asked.path
         self._script = folder / "wrk.lua"
-        bodies = ",\n".join(_lua(json.dumps(body, separators=(",", ":"))) for body in asked.bodies)
+        halves = [
+            json.dumps(body, separators=(",", ":")).partition(UNIQUE) for body in asked.bodies
+        ]
+        bodies = ",\n".join(f"{{{_lua(head)}, {_lua(tail)}}}" for head, _, tail in halves)
         names = ",\n".join(_lua(key) for key in keys)
         self._script.write_text(
-            f"local bodies = {{{bodies}}}\nlocal keys = {{{names}}}\nlocal made = {{}}\n"
+            f"local bodies = {{{bodies}}}\nlocal keys = {{{names}}}\n"
             "function request()\n"
             "  local headers = {['Content-Type'] = 'application/json',\n"
             "    ['Authorization'] = 'Bearer ' .. keys[math.random(#keys)]}\n"
-            "  return wrk.format('POST', nil, headers, bodies[math.random(#bodies)])\n"
+            "  local body = bodies[math.random(#bodies)]\n"
+            "  local drawn = body[1] .. math.random(1000000000) .. body[2]\n"
+            "  return wrk.format('POST', nil, headers, drawn)\n"
             "end\n"
         )
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from starloom.serve.guard.base import Entry, Finder, Verdict, Where
+from starloom.serve.guard.beginnings import STEP_CHARS, CleanBeginnings
 from starloom.serve.guard.hashes import hash_lists
 from starloom.serve.guard.linear import LinearModel
 from starloom.serve.guard.lists import entries
@@ -51,7 +52,7 @@ class Checked(NamedTuple):
 
 
 class Guard:
-    """All that a site looks for. Immutable after construction; one serves all requests."""
+    """All that a site looks for; one serves all requests."""
 
     def __init__(
         self,
@@ -65,6 +66,7 @@ class Guard:
         self._outputs = tuple(outputs)
         self._model = model
         self._media = media
+        self._beginnings = CleanBeginnings(self._inputs)
 
     @classmethod
     def from_site(cls, site: Site) -> Self:
@@ -98,7 +100,7 @@ class Guard:
         """Look through the texts that go to a model, up to the first that is blocked."""
         checked = Checked([], [])
         for part, text in enumerate(texts):
-            if not any(finder.scan(text, 0, final=True).found for finder in self._inputs):
+            if self._is_clean(text):
                 checked.texts.append(text)
                 continue
             reader = OutputFilter(*self._inputs, where="input", part=part)
@@ -107,6 +109,11 @@ class Guard:
             if reader.blocked:
                 break
         return checked
+
+    def _is_clean(self, text: str) -> bool:
+        if len(text) > STEP_CHARS:
+            return self._beginnings.is_clean(text)
+        return not any(finder.scan(text, 0, final=True).found for finder in self._inputs)
 
     async def check_deep(
         self, texts: Sequence[str], media: Sequence[MediaPart] = ()
