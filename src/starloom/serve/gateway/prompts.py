@@ -7,9 +7,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from starloom.kv.keys import block_keys, data_keys, root_key
+from starloom.kv.keys import block_keys, root_key
 from starloom.serve.errors import BadRequest
 from starloom.serve.gateway.api import Message
+from starloom.serve.gateway.keymemory import KeyMemory
 from starloom.serve.tokenise import Tokeniser
 from starloom.site import Model
 
@@ -46,6 +47,7 @@ class Prompts:
         self.fingerprint = fingerprint
         self._threads = threads
         self._roots: dict[Wall, bytes] = {}
+        self._memory = KeyMemory()
 
     async def chat(self, messages: Sequence[Message], wall: Wall) -> Prompt:
         size = sum(_size(message) for message in messages)
@@ -97,7 +99,7 @@ class Prompts:
     def _estimated(self, data: bytes, wall: Wall) -> Prompt:
         """Four bytes count as a token, so that equal beginnings still have equal keys."""
         root = self.root(wall)
-        keys = data_keys(root, data, 4 * self.model.block_tokens)
+        keys = self._memory.data_keys(root, data, 4 * self.model.block_tokens)
         return Prompt([], root, keys, -(-len(data) // 4))
 
     def root(self, wall: Wall) -> bytes:
