@@ -74,6 +74,7 @@ def test_every_path_is_in_the_document(gate, paths):
 POSTS = {post.path: post for post in openapi._POSTS}
 
 
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(sorted(POSTS)).flatmap(
