@@ -138,3 +138,17 @@ def test_stopping_while_starting(short_dir):
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
     assert not any(alive(child) for child in children)
+
+
+def test_halves_of_a_request_are_refused_until_they_are_sent(short_dir):
+    """A site with prefill and decode apart does not start, and is told why."""
+    example = Path(__file__).parents[2] / "examples" / "pd.yaml"
+    done = subprocess.run(
+        [sys.executable, "-m", "starloom.cli.main", "up", str(example), "--port", "0"],
+        env={**os.environ, "XDG_RUNTIME_DIR": str(short_dir)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode != 0
+    assert "prefill and decode apart" in done.stderr

@@ -1,4 +1,4 @@
-"""The HTTP gateway: OpenAI's API in front of workers."""
+"""The HTTP gateway: OpenAI's and Anthropic's APIs in front of workers."""
 
 from starloom.serve.gateway.app import App
 from starloom.serve.gateway.build import create_app

@@ -93,10 +93,11 @@ def create_app(
         quotas=quotas,
         now=clock.mono,
     )
+    loads = LoadBoard(clock.mono)
     signals = Signals(
         site,
         workers.table,
-        LoadBoard(clock.mono),
+        loads,
         lambda model, tenant: line.prompts[model].root(Wall(tenant)),
     )
     board = None
@@ -106,7 +107,7 @@ def create_app(
         workers.sent = board.sent
     bearers = Keys(keys, Throttle(limits.failed_keys_per_min, clock.mono))
     metrics.registry.register(KeyMetrics(lambda: bearers.failures))
-    metrics.now.register(WorkerMetrics(workers))
+    metrics.now.register(WorkerMetrics(workers, loads.fresh))
     if board is not None:
         board.samples = metrics.samples
 

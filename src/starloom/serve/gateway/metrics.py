@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from starloom.serve.gateway.record import Record
 from starloom.serve.gateway.workers import Workers
+from starloom.serve.signals import Load
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _TPOT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1)
@@ -127,17 +128,28 @@ class KeyMetrics(Collector):
 class WorkerMetrics(Collector):
     """Read from the workers' own reports when the page is asked for."""
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: Workers, told: Callable[[str], Load | None]) -> None:
+        """`told`: what a server elsewhere said of itself, while that is fresh."""
         self._workers = workers
+        self._told = told
 
     def collect(self) -> Iterable[Metric]:
         engines = self._workers.engines
         reports = {name: engine.report() for name, engine in engines.items()}
+        waiting = {name: float(report.waiting) for name, report in reports.items()}
+        usage: dict[str, float] = {}
+        for name in engines:
+            load = self._told(name)
+            if load is not None:
+                waiting[name] = float(load.waiting)
+                if load.kv_usage is not None:
+                    usage[name] = load.kv_usage
         up = {name: float(self._workers.is_up(name)) for name in engines}
         used = {name: float(report.kv_blocks_used) for name, report in reports.items()}
         yield _gauge("requests_running", "Unfinished", self._workers.table.outstanding())
         yield _gauge("worker_up", "Whether it takes requests", up)
-        yield _gauge("worker_waiting", "Queued", {n: r.waiting for n, r in reports.items()})
+        yield _gauge("worker_waiting", "Queued", waiting)
+        yield _gauge("worker_kv_usage", "Share of KV in use, as a server elsewhere says", usage)
         yield _gauge("kv_blocks", "KV blocks", {n: r.kv_blocks for n, r in reports.items()})
         yield _gauge("kv_blocks_used", "KV blocks that running sequences hold", used)
 
