@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TORCH := 2.13.0
 
-.PHONY: up test test-all check bench bench-peers setup-test clean
+.PHONY: up test test-all soak check bench bench-peers setup-test clean
 
 up: .venv/engine
 	$(BIN)/starloom up $(SITE)
@@ -13,6 +13,10 @@ test: setup-test check
 
 test-all: setup-test check .venv-aiperf/ready .venv-schemathesis/ready
 	$(BIN)/pytest -m 'slow or peers or not slow'
+
+# Half an hour; STARLOOM_SOAK_MINUTES=3 for a look.
+soak: .venv/test
+	$(BIN)/pytest -s -m 'slow or not slow' tests/system/test_soak.py
 
 check: .venv/test
 	$(BIN)/ruff check

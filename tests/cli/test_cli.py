@@ -8,6 +8,8 @@ import pytest
 
 from starloom import __version__
 from starloom.cli.main import main
+from starloom.cli.status import with_states
+from starloom.serve.gateway.membership import WorkerState
 
 SITE = """\
 name: lab
@@ -48,6 +50,46 @@ def site(tmp_path):
 
 def test_version(run):
     assert run("--version") == (0, f"starloom {__version__}\n", "")
+
+
+def test_site_check_reads_the_workers_file_too(run, site):
+    """What is wrong there has its own file and line."""
+    site.write_text(SITE + "workers_file: more.yaml\n")
+    more = site.with_name("more.yaml")
+    row = '{name: w%d, node: n0, model: m, engine: openai, url: "http://127.0.0.1:9/v1"}'
+    more.write_text(f"- {row % 2}\n")
+    code, out, _ = run("site", "check", site, "--json")
+    assert (code, [one["worker"] for one in json.loads(out)["workers"]]) == (0, ["w0", "w1", "w2"])
+    more.write_text(f"- {row % 2}\n- {row % 1}\n")
+    code, out, _ = run("site", "check", site)
+    assert code == 1
+    assert "more.yaml:2: workers[1].name: the name 'w1' is taken" in out
+
+
+def test_status_adds_what_gateways_know():
+    """The worst breaker is shown; who joined at run time has a row, though no engine of ours."""
+    known = {"model": "m", "engine": "openai", "url": "http://h", "up": True, "leaving": False}
+
+    def state(name, breaker, *, draining=False, source="site"):
+        return WorkerState(
+            name=name, breaker=breaker, draining=draining, source=source, outstanding=3, **known
+        )
+
+    rows = with_states(
+        [{"worker": "w0", "model": "m", "up": True, "running": 1}, {"worker": "w1", "model": "m"}],
+        [
+            state("w0", "closed"),
+            state("new", "closed", source="admin"),
+            state("w0", "half_open", draining=True),
+        ],
+    )
+    assert [(row["worker"], row["source"], row["breaker"]) for row in rows] == [
+        ("w0", "site", "half_open"),
+        ("w1", "site", "closed"),
+        ("new", "admin", "closed"),
+    ]
+    assert (rows[0]["breakers"], rows[0]["draining"]) == (["closed", "half_open"], True)
+    assert (rows[2]["up"], rows[2]["running"]) == (True, 3)
 
 
 def test_site_check_shows_what_the_site_would_run(run, site):

@@ -166,6 +166,18 @@ def test_a_server_that_fails_is_replaced_before_the_first_byte(tmp_path, stream)
         until(lambda: gate.outstanding() == {"w0": 0, "w1": 0})
 
 
+@pytest.mark.parametrize("words", [(), ("secret",)])
+def test_a_stream_that_begins_with_an_error_is_tried_elsewhere(tmp_path, words):
+    """Servers send 200 before their engine knows; text that speaks of an "error" is none."""
+    bad = FakeUpstream(sse({"error": {"message": "no memory", "code": 500}}))
+    good = FakeUpstream(sse(chat('an "error"'), chat(None, "stop")))
+    with Passed(tmp_path, bad, good, words=words) as gate:
+        for _ in range(4):
+            said = chunks(gate.chat(stream=True))
+            assert said[0]["choices"][0]["delta"]["content"] == 'an "error"'
+        assert bad.seen
+
+
 def test_a_stream_that_breaks_is_told(tmp_path):
     """After the first event there is no other server: an error event, then the end."""
     broken = FakeUpstream(sse(chat("Hel"), done=False), breaks=True)

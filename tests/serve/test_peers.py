@@ -145,6 +145,20 @@ def test_a_newcomer_is_not_charged_for_the_past():
     two.quotas.admit("acme")
 
 
+def test_words_about_workers_reach_the_others():
+    """As news once, and with every full frame for who missed them."""
+    one, two = Gateway("1"), Gateway("2")
+    heard = []
+    one.board.members, two.board.heard = (lambda: b"words"), heard.append
+    introduce(one, two)
+    assert heard == [b"words"]
+    tell(one, two)
+    assert heard == [b"words"] * 2
+    one.begin()
+    tell(one, two)
+    assert heard == [b"words"] * 2, "no news of them"
+
+
 def test_nonsense_is_passed_over():
     one = Gateway("1")
     for data in (b"", b"x" * 100, one.board.all(), b"\x93\x01\x02\x03"):

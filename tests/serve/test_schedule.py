@@ -165,3 +165,21 @@ class Counts(RuleBasedStateMachine):
 
 
 TestCounts = Counts.TestCase
+
+
+def test_the_clock_of_a_prefill_that_others_began_starts_when_it_is_heard_of():
+    """Else it would look overdue since the last one of our own, and the worker as if it hung."""
+    table = WorkerTable(POLICIES["starloom"])
+    table.add("a", "m", 100)
+    table.up("a")
+    table.begin("m", Ask(prompt_tokens=64, now_s=1.0)).end(2.0, 1)
+
+    def since(now_s):
+        return table.views(Ask(prompt_tokens=64, now_s=now_s), "m")[0].prefill_since_s
+
+    table.others("a", (1, 640, 1, 640))
+    assert since(50.0) == 50.0
+    table.others("a", (2, 1280, 2, 1280))
+    assert since(51.0) == 50.0
+    table.others("a", (2, 640, 1, 1280))
+    assert since(52.0) == 52.0

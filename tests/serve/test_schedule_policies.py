@@ -1,5 +1,6 @@
 """Each policy by its formula, worked by hand; ours by what it is for."""
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -181,11 +182,26 @@ def test_sla_grows_careful_when_targets_are_missed():
     busy = {"outstanding": 1, "prefills": 1, "prefill_tokens": 3_000}
     assert chosen(policy, busy) == "a"
     for _ in range(20):
-        policy._ttft.learn(missed=True)
+        policy._ttft.learn(0.0, missed=True)
     assert isinstance(chosen(policy, busy), Shed)
     for _ in range(2000):
-        policy._ttft.learn(missed=False)
+        policy._ttft.learn(0.0, missed=False)
     assert chosen(policy, busy) == "a"
+
+
+def test_sla_doubts_its_margins_while_nothing_is_learned():
+    """Refusals alone must not go on for ever, and a storm of them is no reason to let more in."""
+    policy = Sla(ttft_target_s=0.5, tpot_target_s=1.0)
+    teach(policy)
+    for _ in range(20):
+        policy._ttft.learn(0.0, missed=True)
+    busy = WorkerView(name="a", outstanding=1, prefills=1, prefill_tokens=3_000)
+    for _ in range(1000):
+        assert isinstance(policy.choose(ASK, [busy]), Shed)  # all at the same instant
+    later = msgspec.structs.replace(ASK, now_s=120.0)
+    busy.prefill_since_s = 120.0
+    assert isinstance(policy.choose(later, [busy]), Shed)
+    assert isinstance(policy.choose(later, [busy]), Decision)
 
 
 def test_the_table_answers_a_shed_request_with_429():

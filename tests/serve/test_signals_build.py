@@ -81,3 +81,36 @@ def test_a_schedule_sees_what_servers_hold_and_how_busy_they_are():
             await signals.close()
 
     run_async(test)
+
+
+def test_a_worker_that_joins_is_listened_to_until_it_leaves():
+    """Its blocks and its load are known meanwhile; afterwards nobody asks it anything."""
+
+    async def test():
+        async with FakeVllm() as one, FakeVllm() as two:
+            one.page = two.page = PAGE
+            joined = site_of(one, two).worker("v1")
+            table = WorkerTable(POLICIES["round_robin"])
+            table.add("v0", "m", 1000)
+            board = LoadBoard(asyncio.get_running_loop().time)
+            signals = Signals(site_of(one), table, board, root_of)
+            await signals.start()
+            for _ in range(2):
+                table.add("v1", "m", 1000, exact=True)
+                table.up("v1")
+                await signals.join(joined)
+                two.cache.store(TOKENS[:12])
+                await two.publish()
+                keys = block_keys(root_of("m", "acme"), TOKENS, 4)
+                ask = Ask(prompt_tokens=32, keys=keys, block_tokens=4)
+                await until(lambda ask=ask: table.views(ask, "m")[0].overlap_blocks == 3)
+                await until(lambda: board.fresh("v1"))
+                await signals.leave("v1")
+                table.remove("v1")
+                assert board.fresh("v1") is None
+                assert set(signals.events) == set(signals.metrics) == {"v0"}
+            tasks = [task.get_name() for task in asyncio.all_tasks()]
+            assert not [name for name in tasks if "v1" in name]
+            await signals.close()
+
+    run_async(test)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from starloom.serve.gateway.outlet import Outlet
-from starloom.serve.gateway.strands import Strands, unescaped
+from starloom.serve.gateway.strands import Strands, is_clean, unescaped
 from starloom.serve.guard import Guard
 
 from gateway_fixtures import KEY, chunks
@@ -103,6 +103,23 @@ def test_a_blocked_phrase_leaks_from_no_field(folder, field, sizes, inside):
     assert strands.cut == inside
     assert ("well, a " if inside else text) in out.values()
     assert not any("secret" in shown for shown in out.values())
+
+
+SAID = st.lists(st.sampled_from(["secret", "sec", "ret", " ", "s e c r e t", "\\u0073", "x"]))
+
+
+@given(st.lists(st.tuples(FIELDS, SAID.map("".join)), max_size=3), st.integers(0, 1))
+def test_what_is_clean_at_one_look_is_what_strands_let_out(folder, parts, index):
+    """A whole choice, with pieces of one text side by side too: nothing in it would be changed."""
+    holder = {"parts": [{"index": index, **piece(field, text)} for field, text in parts]}
+    guard = Guard.from_site(site_of(folder, "http://127.0.0.1:1", own=False, words=["secret"]))
+    clean = is_clean(holder, guard.is_clean_output)
+    before = "".join(text for _, text in texts(holder))
+    strands = strands_of(folder, ["secret"])
+    strands.piece(holder, final=True)
+    after = "".join(text for _, text in texts(holder))
+    assert not clean or (after == before and not strands.cut)
+    assert clean or strands.cut or len(parts) > 1 or "\\" in before
 
 
 def test_texts_do_not_mix_and_names_come_whole(tmp_path):

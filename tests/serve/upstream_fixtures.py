@@ -38,7 +38,8 @@ class FakeUpstream:
         self.broken_off = 0
         """Answers that a client did not wait for."""
         self._server = None
-        self._writers = set()
+        self._writers = {}
+        """Of open connections, with their readers."""
 
     @contextlib.asynccontextmanager
     async def serving(self):
@@ -62,7 +63,7 @@ class FakeUpstream:
 
     async def _serve(self, reader, writer):
         self.connections += 1
-        self._writers.add(writer)
+        self._writers[writer] = reader
         try:
             while True:
                 asked = await read_request(reader)
@@ -76,15 +77,18 @@ class FakeUpstream:
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
-            self._writers.discard(writer)
+            self._writers.pop(writer, None)
             writer.close()
 
     async def _answer(self, asked, writer):
         body = self.body(asked) if callable(self.body) else self.body
+        await self._say(self.status, body, writer)
+
+    async def _say(self, status, body, writer):
         kind = "text/event-stream" if b"data:" in body else "application/json"
         fields = {"content-type": kind, "transfer-encoding": "chunked", **self.headers}
         head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-        writer.write(f"HTTP/1.1 {self.status} X\r\n{head}\r\n".encode())
+        writer.write(f"HTTP/1.1 {status} X\r\n{head}\r\n".encode())
         for at in range(0, len(body), self.part_bytes):
             part = body[at : at + self.part_bytes]
             writer.write(b"%x\r\n%s\r\n" % (len(part), part))
@@ -128,6 +132,14 @@ def chat(text=None, finish=None, **more):
     return {"choices": [{**choice, "finish_reason": finish}]}
 
 
+async def _end(upstream):
+    await upstream.stop()
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 @contextlib.contextmanager
 def in_thread(upstream):
     """The server in a thread of its own, for tests whose client is not in a loop."""
@@ -138,7 +150,7 @@ def in_thread(upstream):
     try:
         yield f"http://127.0.0.1:{upstream.port}"
     finally:
-        asyncio.run_coroutine_threadsafe(upstream.stop(), loop).result(5)
+        asyncio.run_coroutine_threadsafe(_end(upstream), loop).result(5)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(5)
         loop.close()

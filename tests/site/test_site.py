@@ -219,3 +219,52 @@ def test_a_wrong_route_is_told(tmp_path, old, new, field, what):
     (problem,) = problems(tmp_path, ROUTED.replace(old, new))
     assert problem.field == field
     assert what in problem.what
+
+
+OURS = """\
+name: lab
+nodes: [{name: n}]
+models: [{name: m, path: folder}, {name: other, path: folder}]
+workers:
+"""
+
+
+def ours(*fields: str) -> str:
+    return OURS + "".join(
+        f"  - {{name: w{at}, node: n, model: m, engine: embedded, {more}}}\n"
+        for at, more in enumerate(fields)
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "what"),
+    [
+        (ours("role: prefill"), 5, "`role: decode` (or `both`) and an engine of ours"),
+        (ours("role: decode"), 5, "`role: prefill` (or `both`) and an engine of ours"),
+        (ours("role: prefill", "role: prefill"), 5, "`role: decode`"),
+        (ours("handover_port: 7000"), 5, "not read without `handover: tcp`"),
+        (ours("handover: tcp, handover_host: 0.0.0.0"), 5, "no address that others reach"),
+        (ours("role: both").replace("role", "rolle"), 5, "rolle"),
+    ],
+)
+def test_a_half_without_the_other_is_named_with_its_fix(tmp_path, text, line, what):
+    found = problems(tmp_path, text)[0]
+    assert found.line == line
+    assert what in f"{found.field} {found.what} {found.fix}"
+    if "role: prefill" in text or "role: decode" in text:
+        assert "set `role: both`" in found.fix
+
+
+def test_halves_of_our_own_engines_are_taken(tmp_path):
+    """Two halves, or one beside a worker of both; KV is handed over where a role is not `both`."""
+    path = tmp_path / "site.yaml"
+    for fields, hands_over in (
+        (("role: prefill", "role: decode"), True),
+        (("role: prefill, handover: tcp, handover_host: 127.0.0.1", "role: both"), True),
+        (("roles_may_change: true", "role: both"), True),
+        (("role: both", "role: both"), False),
+    ):
+        path.write_text(ours(*fields))
+        site = Site.load(path)
+        assert site.hands_over("m") == hands_over
+        assert not site.hands_over("other")

@@ -1,8 +1,14 @@
 """What a site says of upstream servers: their signals, and which half of a request they compute."""
 
-import pytest
+from pathlib import Path
 
+import pytest
+from typer.testing import CliRunner
+
+from starloom.cli.main import app
 from starloom.site import Site, SiteError
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 SITE = """\
 name: lab
@@ -68,3 +74,29 @@ def test_halves_that_match_are_taken(tmp_path):
     assert [worker.role for worker in load(tmp_path, both).workers] == ["prefill", "decode"]
     with pytest.raises(SiteError, match="no worker of model 'm'"):
         load(tmp_path, both.replace("decode, disagg: vllm", "decode, disagg: sglang"))
+
+
+def test_a_model_is_served_apart_in_one_way(tmp_path):
+    """Any two of its workers may be paired, so none may hand KV over otherwise or not at all."""
+    head = SITE[: SITE.index("  - name: u")]
+    worker = "  - {name: %s, node: n, model: m, engine: openai, url: http://h%s}\n"
+    pair = "".join(
+        worker % (name, f", role: {role}, disagg: vllm")
+        for name, role in (("p", "prefill"), ("d", "decode"))
+    )
+    for odd in (worker % ("u", ""), "  - {name: u, node: n, model: m, engine: emulated}\n"):
+        with pytest.raises(SiteError, match="hand KV over by `disagg: vllm`"):
+            load(tmp_path, head + pair + odd)
+    assert all(worker.salted for worker in load(tmp_path, head + pair).workers)
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_example_is_a_site(path):
+    """`starloom site check` finds nothing wrong in it."""
+    done = CliRunner().invoke(app, ["site", "check", str(path)])
+    assert (done.exit_code, ": ok" in done.output) == (0, True), done.output
+
+
+def test_examples_are_there():
+    """Those that the pages name."""
+    assert {path.stem for path in EXAMPLES.glob("*.yaml")} >= {"laptop", "pd", "routed", "vllm"}

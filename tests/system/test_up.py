@@ -7,13 +7,25 @@ import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 import pytest
 
+from halves_fixtures import FakeVllmHalf, Network
 from running import EMULATED, until, up
+from upstream_fixtures import in_thread
 
+APART = """\
+name: t-apart
+gateway: {{port: 0}}
+nodes: [{{name: n0}}]
+models: [{{name: m}}]
+workers:
+  - {{name: p0, node: n0, model: m, engine: openai, url: "{p0}/v1", role: prefill, disagg: vllm}}
+  - {{name: d0, node: n0, model: m, engine: openai, url: "{d0}/v1", role: decode, disagg: vllm}}
+"""
 SITE = EMULATED.format(name="t-up", time_scale=1, drain_s=5)
 
 
@@ -140,15 +152,15 @@ def test_stopping_while_starting(short_dir):
     assert not any(alive(child) for child in children)
 
 
-def test_halves_of_a_request_are_refused_until_they_are_sent(short_dir):
-    """A site with prefill and decode apart does not start, and is told why."""
-    example = Path(__file__).parents[2] / "examples" / "pd.yaml"
-    done = subprocess.run(
-        [sys.executable, "-m", "starloom.cli.main", "up", str(example), "--port", "0"],
-        env={**os.environ, "XDG_RUNTIME_DIR": str(short_dir)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode != 0
-    assert "prefill and decode apart" in done.stderr
+def test_a_model_served_apart_elsewhere_is_divided(short_dir):
+    """`starloom up` on a site like `examples/pd.yaml`: both legs go out, one answer comes back."""
+    network = Network()
+    fakes = {"p0": FakeVllmHalf(network), "d0": FakeVllmHalf(network)}
+    with ExitStack() as stack:
+        urls = {name: stack.enter_context(in_thread(fake)) for name, fake in fakes.items()}
+        site = stack.enter_context(up(short_dir, APART.format(**urls)))
+        answer = site.openai().chat.completions.create(
+            model="m", messages=[{"role": "user", "content": "hi"}]
+        )
+        assert answer.choices[0].message.content == "Hello"
+        assert [fake.ran for fake in fakes.values()] == [["prefill"], ["decode"]]

@@ -20,6 +20,8 @@ class Answer:
     completion_tokens: int
     cached_tokens: int
     worker: str
+    pieces_s: tuple[float, ...] = ()
+    """When each piece of text came, from sending the request; with `logprobs`, each token."""
 
     @property
     def tpot_s(self) -> float | None:
@@ -64,6 +66,7 @@ class Client:
                 raise Failed(f"{answer.status_code}: {(await answer.aread()).decode()}")
             first: float | None = None
             text = ""
+            pieces_s: list[float] = []
             usage: dict[str, Any] = {}
             async for line in answer.aiter_lines():
                 if not line.startswith("data: ") or line == "data: [DONE]":
@@ -76,6 +79,8 @@ class Client:
                     piece = choice["delta"].get("content") or ""
                     if first is None and (piece or choice.get("finish_reason")):
                         first = time.perf_counter()
+                    if piece or choice.get("logprobs"):
+                        pieces_s.append(time.perf_counter() - started)
                     text += piece
             worker = answer.headers.get("x-starloom-worker", "")
         ended = time.perf_counter()
@@ -88,4 +93,5 @@ class Client:
             completion_tokens=usage.get("completion_tokens", 0),
             cached_tokens=details.get("cached_tokens", 0),
             worker=worker,
+            pieces_s=tuple(pieces_s),
         )

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 
 from starloom import __version__
-from starloom.bench import gateway, guard, overload, route, schedule, serve
+from starloom.bench import disagg, eviction, gateway, guard, overload, route, schedule, serve
 from starloom.bench.base import BenchError, Options, Report, Results, Told, machine
 
 BENCHES: dict[str, Callable[[Options, Told], Results]] = {
+    "disagg": disagg.bench,
+    "eviction": eviction.bench,
     "gateway": gateway.bench,
     "guard": guard.bench,
     "overload": overload.bench,

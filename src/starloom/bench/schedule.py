@@ -7,6 +7,9 @@
 - `8w_1x` and the like: a trace is replayed over 8 workers at the speed that it was recorded at. All
   policies run on one simulator, with the engine figures of Dynamo's mocker; `dynamo.*` is
   `dynamo.replay` itself, where `.venv-dynamo` is there (`make bench-peers`).
+- `8w_4x_1gw`, `_2gw`, `_2gw_untold`: the same where workers do not tell what they hold, over one
+  gateway, over two that tell each other what they did, and over two that do not. Requests of one
+  tick of the trace's clock are spread over it.
 - `8w_16x`: what of an overload is answered within 2 s and 50 ms a token.
 
 `--data` is a trace in Mooncake's form or a folder of them; without it one is drawn.
@@ -19,11 +22,22 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from functools import partial
+from math import inf
 from pathlib import Path
 
 from starloom.bench.base import BenchError, Options, Results, Told
 from starloom.serve.schedule import POLICIES, Sla
-from starloom.twin import MockerTimer, Replay, Request, TraceError, Workers, chats, load, replay
+from starloom.twin import (
+    MockerTimer,
+    Replay,
+    Request,
+    TraceError,
+    Workers,
+    chats,
+    load,
+    replay,
+    spread,
+)
 
 _TTFT_S, _TPOT_S = 2.0, 0.05
 _DYNAMO = Path(__file__).parents[3] / ".venv-dynamo" / "bin" / "python"
@@ -124,6 +138,7 @@ def _replays(
         for router in ("round_robin", "kv_router"):
             told(f"{case} dynamo.{router}")
             _dynamo(results, case, router, count, speedup, path, options)
+    _gateways(told, results, f"{prefix}8w_4x", spread(trace, options.seed))
     case = f"{prefix}8w_16x"
     for policy, make in (
         ("starloom", POLICIES["starloom"]),
@@ -136,6 +151,22 @@ def _replays(
         in_target, admitted, seconds = _in_target(done)
         results.add(policy, case, "in_target_pct", 100 * in_target / admitted, "% of admitted")
         results.add(policy, case, "goodput_rps", in_target / seconds, "requests/s")
+
+
+def _gateways(told: Told, results: Results, case: str, trace: list[Request]) -> None:
+    for name, gateways, every_s in (("1gw", 1, inf), ("2gw", 2, 0.002), ("2gw_untold", 2, inf)):
+        for policy in ("prefix_load", "starloom"):
+            told(f"{case}_{name} {policy}")
+            done = replay(
+                trace,
+                Workers(8, MockerTimer()),
+                POLICIES[policy],
+                speedup=4,
+                exact=False,
+                gateways=gateways,
+                told_every_s=every_s,
+            )
+            _add(results, policy, f"{case}_{name}", vars_of(done))
 
 
 def vars_of(done: Replay) -> dict[str, float]:

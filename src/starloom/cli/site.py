@@ -8,7 +8,7 @@ import typer
 from starloom.cli import show
 from starloom.serve.models import ModelFiles
 from starloom.serve.stack.children import pool_slots
-from starloom.site import Site, SiteError
+from starloom.site import Site, SiteError, load_workers
 
 app = typer.Typer(help="Check a site file.", no_args_is_help=True)
 
@@ -26,6 +26,7 @@ def check(
     """Check FILE: every problem with its line, its field and its fix. Exit 1 when there is one."""
     try:
         site = Site.load(file)
+        joined = load_workers(site.base / site.workers_file, site) if site.workers_file else []
     except SiteError as error:
         if json:
             problems = [
@@ -36,7 +37,7 @@ def check(
         else:
             typer.echo(str(error))
         raise typer.Exit(1) from None
-    rows = _rows(site)
+    rows = _rows(site.with_workers([*site.workers, *joined]))
     if json:
         names = ("worker", "model", "engine", "node", "chip", "kv_blocks")
         workers = [dict(zip(names, row, strict=True)) for row in rows]

@@ -12,15 +12,17 @@ from starloom.kv.errors import (
 from starloom.kv.keys import KEY_BYTES, block_keys, root_key
 from starloom.kv.layout import SlotClass
 from starloom.kv.local import LocalPool
-from starloom.kv.policies import Lru, Policy
+from starloom.kv.policies import POLICIES, Lru, NewPolicy, Policy
 
 __all__ = [
     "KEY_BYTES",
+    "POLICIES",
     "BlockTooLarge",
     "KvError",
     "Lease",
     "LocalPool",
     "Lru",
+    "NewPolicy",
     "NoSharedMemory",
     "Policy",
     "Pool",

@@ -31,6 +31,19 @@ class PoolStat(msgspec.Struct, frozen=True, kw_only=True):
     put_blocks: int
     rejected_blocks: int
     evicted_blocks: int
+    """Out of memory; with an SSD tier most of them live on there."""
+    ssd_slots: int = 0
+    ssd_blocks: int = 0
+    ssd_hit_blocks: int = 0
+    """Brought up from disk for a `get`; a part of `hit_blocks` unless they came too late."""
+    demoted_blocks: int = 0
+    dropped_blocks: int = 0
+    """Evicted before they were on disk."""
+    ssd_evicted_blocks: int = 0
+    ssd_bad_blocks: int = 0
+    """Found torn, corrupted or cut off when read."""
+    ssd_errors: int = 0
+    ssd_healthy: bool = True
 
 
 @runtime_checkable

@@ -1,7 +1,7 @@
 """A pool inside one process: the same store and arena, without a socket."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from typing_extensions import Buffer
@@ -11,7 +11,7 @@ from starloom.kv.base import Lease, PoolStat
 from starloom.kv.errors import PoolUnavailable
 from starloom.kv.layout import Layout, SlotClass
 from starloom.kv.lease import ArenaLease
-from starloom.kv.policies import Lru, Policy
+from starloom.kv.policies import Lru, NewPolicy
 from starloom.kv.protocol import check_keys
 from starloom.kv.store import Store
 
@@ -19,7 +19,7 @@ from starloom.kv.store import Store
 class LocalPool:
     """A `Pool` for the threads of one process. Calls run one after the other."""
 
-    def __init__(self, classes: Sequence[SlotClass], policy: Callable[[], Policy] = Lru) -> None:
+    def __init__(self, classes: Sequence[SlotClass], policy: NewPolicy = Lru) -> None:
         layout = Layout(classes)
         self._arena: Arena | None = Arena(layout, share=False)
         self._store = Store(layout, policy)

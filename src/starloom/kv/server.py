@@ -14,17 +14,20 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from starloom.kv import protocol
 from starloom.kv.arena import Arena
 from starloom.kv.errors import KvError, PoolProtocolError
 from starloom.kv.layout import Layout, SlotClass
-from starloom.kv.policies import Lru, Policy
+from starloom.kv.policies import POLICIES, Lru, NewPolicy
 from starloom.kv.protocol import Op
 from starloom.kv.session import Session
+from starloom.kv.ssd import SsdTier
+from starloom.kv.ssd.tier import THREADS
 from starloom.kv.store import Store
+from starloom.kv.tiers import WAIT_S, Tiers
 from starloom.process import watch_lifeline
 
 STALL_S = 5.0
@@ -66,12 +69,17 @@ class Server:
         socket_path: Path,
         classes: Sequence[SlotClass],
         *,
-        policy: Callable[[], Policy] = Lru,
+        policy: NewPolicy = Lru,
         stall_s: float = STALL_S,
+        ssd: SsdTier | None = None,
+        ssd_wait_s: float = WAIT_S,
+        ssd_lost: bool = False,
     ) -> None:
         layout = Layout(classes)
         self._arena = Arena(layout)
-        self._store = Store(layout, policy)
+        self._store = Store(layout, policy, time.monotonic)
+        self._store.ssd_lost = ssd_lost
+        self._tiers = Tiers(self._store, self._arena, ssd, wait_s=ssd_wait_s) if ssd else None
         self._path = socket_path
         self._stall_s = stall_s
         self._listener = _listen(socket_path)
@@ -82,6 +90,8 @@ class Server:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake_in, _READ)
         self._selector.register(self._listener, _READ)
+        if self._tiers:
+            self._selector.register(self._tiers.fd, _READ)
 
     def stop(self) -> None:
         """Let `serve` return. May be called from a signal handler, and more than once."""
@@ -111,13 +121,29 @@ class Server:
             elif key.fd in self._peers:
                 self._serve_peer(self._peers[key.fd], events)
         now = time.monotonic()
+        self._tend(now)
         late = [peer for peer in self._peers.values() if peer.deadline and peer.deadline <= now]
         for peer in late:
             self._drop(peer, "it stopped in the middle of a frame")
         return True
 
+    def _tend(self, now: float) -> None:
+        """Let the SSD tier act, and answer those who have waited for it, or long enough."""
+        if self._tiers is None:
+            return
+        self._tiers.tend()
+        for peer in list(self._peers.values()):
+            fetch = peer.session.fetch
+            if fetch and (fetch.over or fetch.deadline_s <= now):
+                self._selector.register(peer.sock, _READ)
+                peer.outbox = memoryview(peer.session.resume())
+                self._serve_peer(peer, _WRITE)
+
     def _patience(self) -> float | None:
         deadlines = [peer.deadline for peer in self._peers.values() if peer.deadline]
+        deadlines += [
+            peer.session.fetch.deadline_s for peer in self._peers.values() if peer.session.fetch
+        ]
         return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
 
     def _accept(self) -> None:
@@ -132,7 +158,7 @@ class Server:
             sock.close()
             return
         sock.setblocking(False)
-        peer = _Peer(sock, Session(self._store, self._arena))
+        peer = _Peer(sock, Session(self._store, self._arena, self._tiers))
         peer.fd_to_send = [self._arena.fd]
         self._peers[sock.fileno()] = peer
         self._selector.register(sock, _READ)
@@ -170,6 +196,9 @@ class Server:
                 peer.outbox = memoryview(answer)
                 self._flush(peer)
                 return
+            if peer.session.fetch:
+                self._selector.unregister(peer.sock)  # what it sends next waits for the answer
+                return
 
     def _flush(self, peer: _Peer) -> None:
         """Send what there is to send; while something is left, read nothing from this peer."""
@@ -189,7 +218,8 @@ class Server:
     def _drop(self, peer: _Peer, why: str | None) -> None:
         if why:
             _log.warning("a connection was closed: %s", why)
-        self._selector.unregister(peer.sock)
+        if not peer.session.fetch:
+            self._selector.unregister(peer.sock)
         del self._peers[peer.sock.fileno()]
         peer.sock.close()
         peer.session.close()
@@ -197,6 +227,8 @@ class Server:
     def _close(self) -> None:
         for peer in list(self._peers.values()):
             self._drop(peer, None)
+        if self._tiers:
+            self._tiers.close()
         self._selector.close()
         self._listener.close()
         if self._path.exists() and self._path.stat().st_ino == self._inode:
@@ -249,6 +281,20 @@ def _say_error(peer: _Peer, message: str) -> None:
         _log.debug("the peer did not listen to: %s", message)
 
 
+def _ssd(options: argparse.Namespace) -> SsdTier | None:
+    """The SSD tier, or None where none is asked for. A disk that fails is no reason not to start.
+
+    Raises `SegmentInUse`: two pools on one file are a fault of the site.
+    """
+    if options.ssd is None or not options.ssd_slots:
+        return None
+    try:
+        return SsdTier(options.ssd, options.ssd_slots, threads=options.ssd_threads)
+    except OSError as error:
+        _log.error("the pool runs without its SSD tier: %s: %s", options.ssd, error)
+        return None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a pool until SIGTERM, SIGINT or the end of the supervisor."""
     parser = argparse.ArgumentParser(prog="python -m starloom.kv.server", description=__doc__)
@@ -257,11 +303,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--slots", type=SlotClass.parse, action="append", required=True, metavar="BYTESxCOUNT",
         help="a slot class; repeat it for models with other block sizes",
     )  # fmt: skip
+    parser.add_argument("--policy", choices=sorted(POLICIES), default="lru", help="what goes first")
     parser.add_argument("--stall-s", type=float, default=STALL_S, help="patience with a peer")
+    parser.add_argument("--ssd", type=Path, help="a folder for the SSD tier's files")
+    parser.add_argument(
+        "--ssd-slots", type=SlotClass.parse, action="append", default=[], metavar="BYTESxCOUNT",
+        help="a slot class on disk; repeat it",
+    )  # fmt: skip
+    parser.add_argument("--ssd-threads", type=int, default=THREADS, help="for disk I/O")
+    parser.add_argument("--ssd-wait-s", type=float, default=WAIT_S, help="a get waits for disk")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        server = Server(options.socket, options.slots, stall_s=options.stall_s)
+        ssd = _ssd(options)
+        server = Server(
+            options.socket, options.slots,
+            policy=POLICIES[options.policy], stall_s=options.stall_s,
+            ssd=ssd, ssd_wait_s=options.ssd_wait_s, ssd_lost=bool(options.ssd and not ssd),
+        )  # fmt: skip
     except (KvError, OSError, ValueError) as error:
         _log.error("the pool cannot start: %s", error)
         return 1

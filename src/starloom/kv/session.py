@@ -12,14 +12,19 @@ from starloom.kv.arena import Arena
 from starloom.kv.errors import BlockTooLarge, PoolProtocolError
 from starloom.kv.protocol import Op
 from starloom.kv.store import Store
+from starloom.kv.tiers import Fetch, Tiers
 
 
 class Session:
     """The protocol's server side for one peer. Raises `PoolProtocolError` when it must end."""
 
-    def __init__(self, store: Store, arena: Arena) -> None:
+    def __init__(self, store: Store, arena: Arena, tiers: Tiers | None = None) -> None:
         self._store = store
         self._arena = arena
+        self._tiers = tiers
+        self._get: tuple[int, list[bytes]] | None = None
+        self.fetch: Fetch | None = None
+        """What the answer to a GET waits for; nothing may be received meanwhile."""
         self._owner = store.open()
         self._header = bytearray(protocol.HEADER_BYTES)
         self._head: protocol.Header | None = None
@@ -65,6 +70,15 @@ class Session:
                 return b""
         return self._handle(self._head)
 
+    def resume(self) -> bytes:
+        """Answer the GET that waits, with what has come from below by now."""
+        if self._get is None:
+            return b""
+        request, keys = self._get
+        self._get = self.fetch = None
+        lease, blocks = self._store.pin(self._owner, keys)
+        return protocol.answer(Op.GET, request, protocol.pack_lease(lease, blocks))
+
     def close(self) -> None:
         """The peer is gone: pins and unpublished slots come back. May be called twice."""
         self._payload.clear()
@@ -82,11 +96,13 @@ class Session:
             case Op.HELLO:
                 return self._hello(head.request, body)
             case Op.LOOKUP:
-                found = self._store.longest_prefix(protocol.unpack_keys(body))
+                index = self._tiers or self._store
+                found = index.longest_prefix(protocol.unpack_keys(body))
                 return protocol.answer(Op.LOOKUP, head.request, protocol.pack_count(found))
             case Op.GET:
-                lease, blocks = self._store.pin(self._owner, protocol.unpack_keys(body))
-                return protocol.answer(Op.GET, head.request, protocol.pack_lease(lease, blocks))
+                self._get = (head.request, protocol.unpack_keys(body))
+                self.fetch = self._tiers.fetch(self._get[1]) if self._tiers else None
+                return b"" if self.fetch else self.resume()
             case Op.RELEASE:
                 for lease in protocol.unpack_leases(body):
                     self._store.unpin(self._owner, lease)
@@ -94,7 +110,7 @@ class Session:
             case Op.PUT:
                 return self._put(head.request, body)
             case Op.STAT:
-                stat = protocol.pack_stat(self._store.stat())
+                stat = protocol.pack_stat((self._tiers or self._store).stat())
                 return protocol.answer(Op.STAT, head.request, stat)
         raise PoolProtocolError(f"there is no op {head.op}")
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from starloom.kv.base import PoolStat
 from starloom.kv.errors import PoolProtocolError
 from starloom.kv.layout import Block, Layout
-from starloom.kv.policies import Lru, Policy
+from starloom.kv.policies import Lru, NewPolicy
 
 MAX_LEASES = 65536
 """Open leases of one owner. More can only be a leak."""
@@ -50,17 +50,28 @@ class _Owner:
 class Store:
     """Slots, keys, pins and eviction of one pool. Not thread-safe: the shell serialises."""
 
-    def __init__(self, layout: Layout, policy: Callable[[], Policy] = Lru) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        policy: NewPolicy = Lru,
+        clock: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        """`clock` gives the seconds that policies which learn pauses count in."""
         self._layout = layout
+        self._clock = clock
         self._slots = [_Slot() for _ in range(layout.slots)]
         classes = range(len(layout.classes))
         self._free = [list(reversed(layout.slots_of(index))) for index in classes]
-        self._policies = [policy() for _ in classes]
+        self._policies = [policy(each.slots) for each in layout.classes]
         self._index: dict[bytes, int] = {}
         self._owners: dict[int, _Owner] = {}
         self._next_owner = self._next_lease = 1
         self._lookups = self._hits = self._misses = 0
         self._stored = self._rejected = self._evicted = 0
+        self.ssd_lost = False
+        """Whether there should be an SSD tier below, and none could be opened."""
+        self.on_evict: Callable[[bytes], None] | None = None
+        """Told of each block that is evicted, just before its slot is used again."""
 
     def open(self) -> int:
         """A new owner of pins and reservations."""
@@ -96,9 +107,7 @@ class Store:
         for slot in slots:
             self._slots[slot].pins += 1
         self._touch(keys[: len(slots)])
-        lease, self._next_lease = self._next_lease, self._next_lease + 1
-        leases[lease] = slots
-        return lease, [self._block(slot) for slot in slots]
+        return self._lease(owner, slots), [self._block(slot) for slot in slots]
 
     def unpin(self, owner: int, lease: int) -> None:
         """End a lease. Raises `PoolProtocolError` for one that the owner does not hold."""
@@ -106,6 +115,35 @@ class Store:
         if slots is None:
             raise PoolProtocolError(f"lease {lease} is not open on this connection")
         self._unpin(slots)
+
+    @property
+    def changes(self) -> int:
+        """Grows whenever a block is published or evicted."""
+        return self._stored + self._evicted
+
+    def free(self, index: int) -> int:
+        """Slots of a class that hold nothing."""
+        return len(self._free[index])
+
+    def coldest(self, index: int, passed: Callable[[bytes], bool], ahead: int) -> bytes | None:
+        """Of the `ahead` blocks of a class that go next, the first that is not `passed` over."""
+        left = ahead
+
+        def skip(key: bytes) -> bool:
+            nonlocal left
+            if not passed(key):
+                return self._pinned(key)
+            left -= 1
+            return left >= 0
+
+        key = self._policies[index].victim(skip)
+        return None if key is None or left < 0 else key
+
+    def hold(self, owner: int, key: bytes) -> tuple[int, Block]:
+        """A lease on one ready block that neither counts as a lookup nor renews it."""
+        slot = self._index[key]
+        self._slots[slot].pins += 1
+        return self._lease(owner, [slot]), self._block(slot)
 
     def reserve(
         self, owner: int, wants: Sequence[tuple[bytes, int]], max_bytes: int
@@ -174,7 +212,13 @@ class Store:
             put_blocks=self._stored,
             rejected_blocks=self._rejected,
             evicted_blocks=self._evicted,
+            ssd_healthy=not self.ssd_lost,
         )
+
+    def _lease(self, owner: int, slots: list[int]) -> int:
+        lease, self._next_lease = self._next_lease, self._next_lease + 1
+        self._owners[owner].leases[lease] = slots
+        return lease
 
     def _prefix(self, keys: Sequence[bytes]) -> list[int]:
         slots: list[int] = []
@@ -209,13 +253,13 @@ class Store:
     def _touch(self, keys: Sequence[bytes]) -> None:
         """Tell the policy of each class which of its blocks were used."""
         if len(self._policies) == 1:
-            self._policies[0].touch(keys)
+            self._policies[0].touch(keys, self._clock())
             return
         groups: list[list[bytes]] = [[] for _ in self._policies]
         for key in keys:
             groups[self._layout.class_of(self._index[key])].append(key)
         for policy, group in zip(self._policies, groups, strict=True):
-            policy.touch(group)
+            policy.touch(group, self._clock())
 
     def _take(self, index: int) -> int | None:
         """A slot of a class: a free one, else the policy's victim's, else None."""
@@ -224,6 +268,8 @@ class Store:
         key = self._policies[index].victim(self._pinned)
         if key is None:
             return None
+        if self.on_evict is not None:
+            self.on_evict(key)
         self._policies[index].forget(key)
         self._evicted += 1
         slot = self._index.pop(key)

@@ -30,6 +30,15 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     min_tokens: int = 0
 
 
+class Handover(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One half of a request whose prompt is computed by one worker and continued by another."""
+
+    name: str
+    """Of the transfer: 128 random bits in hex, known to the two workers alone."""
+    source: str = ""
+    """Where the prefill worker offers it; empty in the prefill worker's own half."""
+
+
 class EngineRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One sequence to continue. `n > 1` is n of these."""
 
@@ -50,6 +59,10 @@ class EngineRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Header lines that go with `body`."""
     path: str = ""
     """The API path of `body`, such as `/v1/chat/completions`."""
+    handover: Handover | None = None
+    """Half a request: the prefill worker answers with a bare delta once the prompt is computed, and
+    ends with `stop` when its KV was fetched, with `cancelled` when it will not be; the decode
+    worker answers as if it had computed all of it."""
 
 
 class TokenLogprob(msgspec.Struct, array_like=True):
@@ -107,6 +120,16 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     generated_tokens_total: int = 0
     steps_total: int = 0
     busy_s_total: float = 0.0
+    arriving: int = 0
+    """Sequences whose KV another worker computes or sends. They are not in `running`."""
+    kv_blocks_arriving: int = 0
+    """The part of `kv_blocks_used` that is set aside for them."""
+    fetched_total: int = 0
+    """Prompts whose KV came from another worker."""
+    fetch_failures_total: int = 0
+    """Prompts that it computed, since their KV did not come or not all of it."""
+    role: Literal["both", "prefill", "decode"] = "both"
+    """Which half it was last asked to take; it can do both."""
 
 
 class Engine(Protocol):

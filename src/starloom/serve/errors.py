@@ -8,8 +8,10 @@ ServeError                 carries an HTTP status and OpenAI's `type` and `code`
 ├── TooLarge          413  the body is over the byte limit
 ├── ContextTooLong    400  prompt and answer do not fit the model
 ├── Throttled         429  too many requests or failed keys; names when to come back
+│   └── BusyElsewhere      a server elsewhere says so, and no other has room; also a `Busy`
 ├── ContentRefused    400  the guard refused the input
 ├── Unavailable       503  no worker could take the request
+│   └── Busy               a worker is well, and has too much to do
 ├── EngineFailed      502  a worker died or broke while it answered
 └── TimedOut          504  the time limit of a request ran out
 """
@@ -73,6 +75,14 @@ class ContentRefused(ServeError):
 
 class Unavailable(ServeError):
     status, type, code = 503, "server_error", "no_worker_available"
+
+
+class Busy(Unavailable):
+    """Another worker may have room; nothing is wrong with this one."""
+
+
+class BusyElsewhere(Throttled, Busy):
+    """A server elsewhere answered 429."""
 
 
 class EngineFailed(ServeError):

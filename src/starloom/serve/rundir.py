@@ -4,7 +4,10 @@
     RUN/keys.json          tenant name -> SHA-256 of its keys (made keys included)
     RUN/pool.sock          the KV pool
     RUN/worker-NAME.sock   one a worker
+    RUN/kv-NAME.sock       where it hands KV over, in sites with prefill and decode apart
     RUN/gateway-N.sock     one a gateway process, where there are several
+    RUN/members            what the admin API changed, signed; gone when the site starts again
+    RUN/gateway-N.json     what a gateway process knows of its workers
     RUN/state.json         the gateway's address and the supervisor, for `starloom status`
     RUN/log/NAME.log       one a process; RUN/log/requests.jsonl, RUN/log/audit.jsonl
 
@@ -73,7 +76,9 @@ class RunDir:
         return data
 
     def clear_state(self) -> None:
-        (self.path / "state.json").unlink(missing_ok=True)
+        """Forget what a site that runs no more left about itself."""
+        for path in (self.path / "state.json", self.members, *self.path.glob("gateway-*.json")):
+            path.unlink(missing_ok=True)
 
     @property
     def pool_socket(self) -> Path:
@@ -82,9 +87,22 @@ class RunDir:
     def worker_socket(self, name: str) -> Path:
         return self.path / f"worker-{name}.sock"
 
+    def handover_socket(self, name: str) -> Path:
+        """Where a worker's KV is fetched from."""
+        return self.path / f"kv-{name}.sock"
+
     def gateway_socket(self, number: int) -> Path:
         """Where gateway process `number` hears of the others."""
         return self.path / f"gateway-{number}.sock"
+
+    @property
+    def members(self) -> Path:
+        """What the admin API changed since the site started."""
+        return self.path / "members"
+
+    def health(self, number: int = 0) -> Path:
+        """What gateway process `number` knows of its workers."""
+        return self.path / f"gateway-{number}.json"
 
     def log(self, name: str) -> Path:
         return self.path / "log" / f"{name}.log"
@@ -98,8 +116,12 @@ class RunDir:
         return self.path / "log" / f"audit{f'-{number}' if number else ''}.jsonl"
 
     def _write(self, name: str, text: str) -> None:
-        """Whole or not at all: a reader never sees half a file."""
-        part = self.path / f".{name}.{os.getpid()}"
-        part.write_text(text)
-        part.chmod(0o600)
-        part.replace(self.path / name)
+        write_whole(self.path / name, text.encode())
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Whole or not at all: a reader never sees half a file. For its owner alone."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_bytes(data)
+    part.chmod(0o600)
+    part.replace(path)

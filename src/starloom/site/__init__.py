@@ -1,13 +1,17 @@
 """The nouns of a factory, read from one site file."""
 
 from starloom.site.base import (
+    Admin,
+    BreakerRules,
     Chip,
+    Discover,
     EmbeddedWorker,
     EmulatedWorker,
     Gateway,
     Guard,
     KvEvents,
     KvPool,
+    KvSsd,
     Limits,
     Media,
     Model,
@@ -26,17 +30,23 @@ from starloom.site.base import (
     WordList,
     Worker,
 )
-from starloom.site.errors import Problem, SiteError
+from starloom.site.errors import BadNames, Problem, SiteError
+from starloom.site.members import found_at, load_workers
 from starloom.site.site import Site
 
 __all__ = [
+    "Admin",
+    "BadNames",
+    "BreakerRules",
     "Chip",
+    "Discover",
     "EmbeddedWorker",
     "EmulatedWorker",
     "Gateway",
     "Guard",
     "KvEvents",
     "KvPool",
+    "KvSsd",
     "Limits",
     "Media",
     "Model",
@@ -57,4 +67,6 @@ __all__ = [
     "Tenant",
     "WordList",
     "Worker",
+    "found_at",
+    "load_workers",
 ]

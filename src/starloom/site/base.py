@@ -5,6 +5,7 @@ Fields that are not known are refused, so that a typing error never becomes a si
 """
 
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -124,6 +125,28 @@ class BatchedWorker(WorkerBase):
     kv_cache_gib: Positive = 0.25
     max_waiting: Count = 1024
     """Requests that may queue in the worker; one more is refused."""
+    role: Literal["both", "prefill", "decode"] = "both"
+    """Which half of a request it computes, beside workers of the other half."""
+    roles_may_change: bool = False
+    """Whether the gateway may give it another role when the mix of requests shifts."""
+    handover: Literal["unix", "tcp"] = "unix"
+    """How other workers fetch the KV of prompts that it computed: `unix` is shared memory on one
+    machine, `tcp` reaches others. TCP is neither encrypted nor asks who comes: a transfer's name is
+    its only secret, so keep it inside a network that you trust."""
+    handover_host: str = "127.0.0.1"
+    """With `tcp`: where it listens, and by which others reach it."""
+    handover_port: Port = 0
+    """With `tcp`; 0 lets the system choose."""
+
+    @model_validator(mode="after")
+    def _handover_holds(self) -> Self:
+        if self.handover == "unix" and (self.handover_host, self.handover_port) != ("127.0.0.1", 0):
+            raise ValueError("`handover_host`, `handover_port`: not read without `handover: tcp`")
+        if self.handover_host in ("0.0.0.0", "::", "*", ""):  # noqa: S104
+            raise ValueError(
+                f"`handover_host: {self.handover_host}` is no address that others reach: name one"
+            )
+        return self
 
 
 class EmbeddedWorker(BatchedWorker):
@@ -142,6 +165,9 @@ class EmulatedWorker(BatchedWorker):
     time_scale: Annotated[float, Field(ge=0)] = 1.0
     """Simulated seconds are multiplied by this; 0 answers at once."""
     seed: int = 0
+    handover_gb_per_s: Positive = 64.0
+    """How fast KV goes to the worker that decodes, in simulated time. Assumed, as nodes state no
+    links yet: 64 GB/s is what Dynamo's mocker assumes."""
 
 
 class KvEvents(Noun):
@@ -207,6 +233,15 @@ class OpenAIWorker(WorkerBase):
     bootstrap_port: Annotated[int, Field(ge=1, le=65535)] = 8998
     """SGLang's `--disaggregation-bootstrap-port`, of a prefill worker."""
 
+    @field_validator("url", "metrics_url")
+    @classmethod
+    def _leads_somewhere(cls, url: str | None) -> str | None:
+        if url is not None:
+            parts = urlsplit(url)  # raises ValueError, as `port` does
+            if not parts.hostname or parts.port == 0 or any(char <= " " for char in url):
+                raise ValueError(f"{url!r} names no server: write `http://HOST:PORT/v1`")
+        return url
+
     @model_validator(mode="after")
     def _signals_hold(self) -> Self:
         if self.metrics_url is not None and self.metrics == "none":
@@ -220,7 +255,8 @@ class OpenAIWorker(WorkerBase):
     @property
     def salted(self) -> bool:
         """Whether it keeps a prefix cache apart by `cache_salt`, as vLLM and SGLang do."""
-        return self.metrics in ("vllm", "sglang") or self.kv_events is not None
+        told = (self.metrics in ("vllm", "sglang"), self.kv_events is not None)
+        return any(told) or self.disagg is not None
 
     @property
     def metrics_address(self) -> str:
@@ -231,11 +267,62 @@ class OpenAIWorker(WorkerBase):
 Worker = Annotated[EmbeddedWorker | EmulatedWorker | OpenAIWorker, Field(discriminator="engine")]
 
 
+class Discover(Noun):
+    """Workers behind a DNS name: every address that it has is one."""
+
+    dns: Annotated[str, Field(min_length=1, max_length=253)]
+    """A name with A or AAAA records, such as that of a headless service."""
+    worker: OpenAIWorker
+    """What each of them is like. `{address}` in its addresses stands for the one that was found;
+    its name is followed by it."""
+    every_s: Annotated[float, Field(ge=0.1)] = 5.0
+    keep_s: Annotated[float, Field(ge=0)] = 120.0
+    """An answer without addresses, or none, changes nothing for so long; then they leave."""
+    drain_s: Annotated[float, Field(ge=0)] = 600.0
+    """So long a worker that left the answer may finish what it has."""
+
+    @model_validator(mode="after")
+    def _has_room(self) -> Self:
+        if "{address}" not in self.worker.url:
+            raise ValueError(
+                f"`worker.url` {self.worker.url!r} names no `{{address}}`: write"
+                " `http://{address}:8000/v1`, so that each address becomes a worker"
+            )
+        if len(self.worker.name) > 22:  # an IPv6 address has up to 39 letters, a name 63
+            raise ValueError("`worker.name` may have 22 letters: the address follows it")
+        return self
+
+
+class KvSsd(Noun):
+    """Disk below the pool's memory. Its blocks are found again after a restart."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """A folder of this pool alone, on the disk that is meant; relative to the site file."""
+    gib: Positive
+    """Preallocated when the pool starts."""
+    threads: Annotated[int, Field(ge=1, le=64)] = 4
+
+
 class KvPool(Noun):
     """The shared KV pool of this site: one process a node for now."""
 
     node: Name
     dram_gib: Positive = 0.5
+    ssd: KvSsd | None = None
+    """Takes what memory evicts; a `get` waits for it for .6 of `timeout_s`."""
+    policy: Literal[
+        "lru",
+        "fifo",
+        "lfu",
+        "sieve",
+        "s3fifo",
+        "wtinylfu",
+        "arc",
+        "mq",
+        "hazard",
+        "starloom",
+    ] = "lru"
+    """Which blocks go from memory first (`docs/eviction.md`)."""
     timeout_s: Positive = 0.25
     """An engine waits this long for the pool, then computes by itself."""
 
@@ -276,6 +363,13 @@ class Limits(Noun):
     max_n: Count = 16
 
 
+class Admin(Noun):
+    """The API by which workers join and leave at run time, below `/admin`."""
+
+    key_sha256: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(min_length=1)
+    """SHA-256 of each key in hex, as `starloom key` prints it. No tenant's key."""
+
+
 class Gateway(Noun):
     host: str = "127.0.0.1"
     port: Port = 8000
@@ -291,6 +385,8 @@ class Gateway(Noun):
     peers_url: Annotated[str, Field(pattern=r"^(redis|rediss|valkey|unix)://")] | None = None
     """A Valkey or Redis server over which gateways on other machines share that view."""
     limits: Limits = Limits()
+    admin: Admin | None = None
+    """By default there is no such API."""
 
 
 class Telemetry(Noun):
@@ -532,3 +628,32 @@ class Schedule(Noun):
         "starloom",
         "sla",
     ] = "prefix_load"
+
+
+class BreakerRules(Noun):
+    """When a worker that fails is left alone, and for how long."""
+
+    enabled: bool = True
+    failures: Count = 5
+    """So many in a row, or"""
+    error_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """this share of all verdicts in the window."""
+    min_requests: Count = 20
+    """Fewer verdicts in the window say nothing about a share."""
+    window_s: Positive = 30.0
+    pause_s: Positive = 1.0
+    """The first pause; each further one is twice as long."""
+    longest_pause_s: Positive = 30.0
+    jitter: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """A pause is longer or shorter by up to this share."""
+    first_token_s: Positive | None = None
+    """A later first token is a failure; by default slowness is none. An answer of a server
+    elsewhere that is not streamed has its first token when it is whole."""
+
+    @model_validator(mode="after")
+    def _grows(self) -> Self:
+        if self.longest_pause_s < self.pause_s:
+            raise ValueError(
+                f"longest_pause_s ({self.longest_pause_s:g}) is below pause_s ({self.pause_s:g})"
+            )
+        return self

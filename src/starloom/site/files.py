@@ -22,7 +22,7 @@ def load(noun: type[_M], path: Path) -> _M:
     try:
         return noun.model_validate({**document.data, "base": path.resolve().parent})
     except ValidationError as error:
-        document.refuse(_explained(error, noun))
+        document.refuse(explained(error, noun))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -39,7 +39,9 @@ class Document:
         self._root = root
 
     @classmethod
-    def read(cls, path: Path) -> "Document":
+    def read(cls, path: Path, *, listed: str | None = None) -> "Document":
+        """`listed`: a bare list in the file is taken for the value of this field."""
+
         def problem(line: int, what: str, fix: str) -> SiteError:
             return SiteError([Problem(str(path), line, "", what, fix)])
 
@@ -61,6 +63,11 @@ class Document:
             line = mark.line + 1 if mark else 1
             what = f"is not YAML: {error.problem or error.context}"
             raise problem(line, what, "check indentation, colons and quotes") from error
+        if listed is not None and isinstance(root, yaml.SequenceNode):
+            key = yaml.ScalarNode("tag:yaml.org,2002:str", listed, root.start_mark, root.start_mark)
+            map_tag = "tag:yaml.org,2002:map"
+            root = yaml.MappingNode(map_tag, [(key, root)], root.start_mark, root.end_mark)
+            data = {listed: data}
         if root is None or not isinstance(data, dict):
             raise problem(1, "holds no mapping", "begin with `name: my-site`")
         document = cls(path, data, root)
@@ -120,7 +127,8 @@ def _dotted(loc: Loc) -> str:
     return text
 
 
-def _explained(error: ValidationError, noun: type[BaseModel]) -> list[tuple[Loc, str, str]]:
+def explained(error: ValidationError, noun: type[BaseModel]) -> list[tuple[Loc, str, str]]:
+    """What pydantic found, as places, problems and fixes."""
     found: list[tuple[Loc, str, str]] = []
     for detail in error.errors(include_url=False):
         cause = detail.get("ctx", {}).get("error")

@@ -8,7 +8,9 @@ from pydantic import Field, model_validator
 
 from starloom.site import catalogue
 from starloom.site.base import (
+    BreakerRules,
     Chip,
+    Discover,
     Gateway,
     Guard,
     KvPool,
@@ -37,7 +39,11 @@ class Site(Noun):
     chips: list[Chip] = []
     nodes: list[Node] = Field(min_length=1)
     models: list[Model] = Field(min_length=1)
-    workers: list[Worker] = Field(min_length=1)
+    workers: list[Worker] = []
+    workers_file: str | None = None
+    """A list of workers elsewhere, read again whenever it changes; relative to the site file."""
+    discover: list[Discover] = []
+    breaker: BreakerRules = BreakerRules()
     pool: KvPool | None = None
     tenants: list[Tenant] = []
     guard: Guard = Guard()
@@ -52,11 +58,22 @@ class Site(Noun):
 
     @model_validator(mode="after")
     def _names_hold(self) -> Self:
-        checks = (_twice, _unknown, _missing_parts, _mixed, _signals, _walls, _halves, _routes)
+        checks = (*_OF_WORKERS, _served, _discovered, _admin, _halves, _routes)
         problems = [problem for check in checks for problem in check(self)]
         if problems:
             raise BadNames(problems)
         return self
+
+    def with_workers(self, workers: Sequence[Worker]) -> Self:
+        """The site with other workers. Raises `BadNames` where it cannot have them.
+
+        Halves may lack each other: workers that join at run time come one by one.
+        """
+        site = self.model_copy(update={"workers": [*workers]})
+        problems = [problem for check in _OF_WORKERS for problem in check(site)]
+        if problems:
+            raise BadNames(problems)
+        return site
 
     def model(self, name: str) -> Model:
         """The model of that name; KeyError when there is none."""
@@ -75,6 +92,14 @@ class Site(Noun):
         """The shape that a model states, by itself or by a name out of the catalogue."""
         shape = self.model(model).shape
         return catalogue.shapes()[shape] if isinstance(shape, str) else shape
+
+    def hands_over(self, model: str) -> bool:
+        """Whether KV of a model may go from one worker of ours to another."""
+        return any(
+            worker.role != "both" or worker.roles_may_change
+            for worker in self.workers
+            if worker.model == model and not isinstance(worker, OpenAIWorker)
+        )
 
     @property
     def local_workers(self) -> list[Worker]:
@@ -108,6 +133,7 @@ def _twice(site: Site) -> Found:
         "workers": site.workers,
         "tenants": site.tenants,
         "routes": site.routes,
+        "discover": [found.worker for found in site.discover],
     }
     for field, nouns in groups.items():
         first: dict[str, int] = {}
@@ -117,6 +143,32 @@ def _twice(site: Site) -> Found:
                 what = f"the name {noun.name!r} is taken by {where}"
                 yield (field, index, "name"), what, "give each a name of its own"
             first.setdefault(noun.name, index)
+
+
+def _served(site: Site) -> Found:
+    """Somebody must be able to answer, now or later."""
+    if not (site.workers or site.workers_file or site.discover or site.gateway.admin):
+        what = "nobody answers: there are no workers, and no way for one to join"
+        yield ("workers",), what, "add a worker, or `workers_file`, `discover` or `gateway.admin`"
+
+
+def _discovered(site: Site) -> Found:
+    """What holds of a worker holds of one that is found."""
+    for index, found in enumerate(site.discover):
+        alone = site.model_copy(update={"workers": [found.worker]})
+        for check in _OF_WORKERS:
+            for loc, what, fix in check(alone):
+                if loc[0] == "workers":
+                    yield ("discover", index, "worker", *loc[2:]), what, fix
+
+
+def _admin(site: Site) -> Found:
+    """Who may ask may not therefore say who answers."""
+    admin = site.gateway.admin
+    hashes = {digest for tenant in site.tenants for digest in tenant.key_sha256}
+    if admin is not None and not hashes.isdisjoint(admin.key_sha256):
+        what = "a tenant has this key too"
+        yield ("gateway", "admin", "key_sha256"), what, "make another one by `starloom key`"
 
 
 def _unknown(site: Site) -> Found:
@@ -188,21 +240,41 @@ def _walls(site: Site) -> Found:
 
 
 def _halves(site: Site) -> Found:
-    """A prefill worker is of use beside a decode worker that takes KV in the same way."""
-    halves = [
-        (index, worker)
-        for index, worker in enumerate(site.workers)
-        if isinstance(worker, OpenAIWorker) and worker.role != "both"
-    ]
-    for index, worker in halves:
+    """A worker of one half is of use beside one of the other, to which KV goes in the same way."""
+    for index, worker in enumerate(site.workers):
+        if worker.role == "both":
+            continue
         other = "decode" if worker.role == "prefill" else "prefill"
-        if not any(
-            (peer.model, peer.role, peer.disagg) == (worker.model, other, worker.disagg)
-            for _, peer in halves
-        ):
-            what = f"no worker of model {worker.model!r} has `role: {other}`, `disagg: "
+        if isinstance(worker, OpenAIWorker):
+            takers = {(other, worker.disagg)}
+            needed = f"`role: {other}`, `disagg: {worker.disagg}`"
+        else:
+            takers = {(other, None), ("both", None)}
+            needed = f"`role: {other}` (or `both`) and an engine of ours"
+        peers = (peer for peer in site.workers if peer.model == worker.model)
+        if not any(_taker(peer) in takers for peer in peers if _ours(peer) == _ours(worker)):
+            what = f"no worker of model {worker.model!r} has {needed}"
             fix = f"add one, or set `role: both` on {worker.name!r}"
-            yield ("workers", index, "role"), f"{what}{worker.disagg}`", fix
+            yield ("workers", index, "role"), what, fix
+
+
+def _one_way(site: Site) -> Found:
+    """A model served apart elsewhere is served so by all of its workers: any two may be paired."""
+    ways = {w.model: w.disagg for w in site.workers if isinstance(w, OpenAIWorker) and w.disagg}
+    for index, worker in enumerate(site.workers):
+        way = ways.get(worker.model)
+        if way is not None and _taker(worker)[1] != way:
+            what = f"other workers of model {worker.model!r} hand KV over by `disagg: {way}`"
+            fix = f"give {worker.name!r} a role and the same `disagg`, or a model of its own"
+            yield ("workers", index, "model"), what, fix
+
+
+def _taker(worker: Worker) -> tuple[str, str | None]:
+    return worker.role, worker.disagg if isinstance(worker, OpenAIWorker) else None
+
+
+def _ours(worker: Worker) -> bool:
+    return not isinstance(worker, OpenAIWorker)
 
 
 def _routes(site: Site) -> Found:
@@ -233,3 +305,7 @@ def _missing_parts(site: Site) -> Found:
         if worker.engine == "emulated" and model.shape is None and model.path is None:
             what = f"worker {worker.name!r} is emulated, and the model has no `shape` to cost it"
             yield loc, what, f"set `shape` to one of: {', '.join(sorted(catalogue.shapes()))}"
+
+
+_OF_WORKERS = (_twice, _unknown, _missing_parts, _mixed, _signals, _walls, _one_way)
+"""Checks that hold for workers that join at run time, too."""

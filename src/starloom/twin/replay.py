@@ -5,12 +5,14 @@ of one time are taken workers first, in the order of their numbers, then arrival
 """
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from starloom.serve.errors import Throttled
+from starloom.serve.peers.base import Counts, Spent
+from starloom.serve.peers.board import Board
 from starloom.serve.schedule import Ask, Policy, Ticket, WorkerTable
 from starloom.twin.timing import StepTimer
 from starloom.twin.trace import Request
@@ -94,13 +96,57 @@ def replay(
     speedup: float = 1.0,
     exact: bool = True,
     check: bool = False,
+    gateways: int = 1,
+    told_every_s: float = 0.002,
 ) -> Replay:
     """Send a trace's requests, `speedup` times as fast as they came, and wait for all to end.
 
     `exact`: workers tell the table what they store and evict, else it goes by what it sent.
-    `check`: verify the books of every worker after each of its events (slow).
+    `check`: verify the books of every worker after each of its events (slow). With several
+    `gateways` requests take turns among them; each has a table of its own and hears every
+    `told_every_s` what the others did (`serve.peers`; infinity: never).
     """
-    return _Loop(trace, workers, policy, speedup, exact=exact, check=check).run()
+    ticks = _Ticks(told_every_s)
+    return _Loop(trace, workers, policy, speedup, gateways, ticks, exact=exact, check=check).run()
+
+
+class _Shared:
+    """A table as the `peers.View` of a gateway without tenants."""
+
+    def __init__(self, table: WorkerTable) -> None:
+        self._table = table
+        self.seen = table.sent
+
+    def own(self) -> Mapping[str, Counts]:
+        return {name: Counts(*counts) for name, counts in self._table.own().items()}
+
+    def changed(self) -> Mapping[str, Counts]:
+        return {name: Counts(*counts) for name, counts in self._table.changed().items()}
+
+    def others(self, worker: str, counts: Counts) -> None:
+        self._table.others(worker, counts)
+
+    def spent(self) -> Mapping[str, Spent]:
+        return {}
+
+    def others_spent(self, tenant: str, more: Spent) -> None:
+        raise NotImplementedError(f"tenant {tenant} spent {more}, and there are no tenants")
+
+
+class _Ticks:
+    """Instants at which gateways tell each other."""
+
+    def __init__(self, every_s: float) -> None:
+        self.every_s = every_s
+        self._last = 0
+
+    def before(self, now_s: float) -> float | None:
+        """The last one up to `now_s`, where that is new."""
+        number = int(now_s / self.every_s)
+        if number <= self._last:
+            return None
+        self._last = number
+        return number * self.every_s
 
 
 class _Loop:
@@ -110,6 +156,8 @@ class _Loop:
         workers: Workers,
         policy: Callable[[], Policy],
         speedup: float,
+        gateways: int,
+        ticks: "_Ticks",
         *,
         exact: bool,
         check: bool,
@@ -119,14 +167,16 @@ class _Loop:
         self._exact = exact
         self._check = check
         self._block_tokens = workers.block_tokens
-        self._table = WorkerTable(policy, exact=exact)
+        self._ticks = ticks
+        self._tables = [WorkerTable(policy, exact=exact) for _ in range(gateways)]
         self._workers: list[TwinWorker] = []
         self._names: list[str] = []
         for number in range(workers.count):
             name = f"w{number:04d}"
             self._names.append(name)
-            self._table.add(name, "m", workers.num_blocks)
-            self._table.up(name)
+            for table in self._tables:
+                table.add(name, "m", workers.num_blocks)
+                table.up(name)
             self._workers.append(
                 TwinWorker(
                     workers.timer,
@@ -140,10 +190,17 @@ class _Loop:
         self._tickets: dict[int, Ticket] = {}
         self._records: list[Record | None] = [None] * len(trace)
         self._due: list[tuple[float, int]] = []
+        self._boards: list[Board] = []
+        if gateways > 1 and ticks.every_s < float("inf"):
+            self._boards = [Board(str(at), _Shared(table)) for at, table in enumerate(self._tables)]
+            self._exchange([board.all() for board in self._boards], 0.0)
 
     def run(self) -> Replay:
         for number, request in enumerate(self._trace):
             now_s = request.at_s / self._speedup
+            if self._boards and (tick_s := self._ticks.before(now_s)) is not None:
+                self._until(tick_s)
+                self._exchange([board.news() for board in self._boards], tick_s)
             self._until(now_s)
             self._arrive(number, request, now_s)
         self._until(float("inf"))
@@ -155,6 +212,13 @@ class _Loop:
             steps=sum(worker.steps for worker in self._workers),
             busy_s=sum(worker.busy_s for worker in self._workers),
         )
+
+    def _exchange(self, frames: Sequence[bytes | None], now_s: float) -> None:
+        """Gateways tell each other; frames are by gateway, and take no time."""
+        for teller, frame in enumerate(frames):
+            for at, board in enumerate(self._boards):
+                if at != teller and frame is not None:
+                    board.take(frame, now_s)
 
     def _until(self, now_s: float) -> None:
         """All that workers do up to and at a time."""
@@ -181,7 +245,7 @@ class _Loop:
             now_s=now_s,
         )
         try:
-            ticket = self._table.begin("m", ask)
+            ticket = self._tables[number % len(self._tables)].begin("m", ask)
         except Throttled:
             self._records[number] = Record(
                 number, None, now_s, now_s, now_s, request.prompt_tokens, 0, 0
@@ -189,6 +253,8 @@ class _Loop:
             return
         if ticket is None:
             raise AssertionError("all workers are up, and none was chosen")
+        if self._boards:
+            self._boards[number % len(self._boards)].sent(ticket.worker, request.keys)
         self._tickets[number] = ticket
         chosen = self._number[ticket.worker]
         worker = self._workers[chosen]
@@ -205,12 +271,14 @@ class _Loop:
             worker.check_integrity()
         if worker.removed:
             if self._exact:
-                self._table.removed(self._names[number], worker.removed)
+                for table in self._tables:
+                    table.removed(self._names[number], worker.removed)
             worker.removed.clear()
         if worker.stored:
             if self._exact:
-                for parent, keys in worker.stored:
-                    self._table.stored(self._names[number], parent, keys)
+                for table in self._tables:
+                    for parent, keys in worker.stored:
+                        table.stored(self._names[number], parent, keys)
             worker.stored.clear()
 
     def _end(self, number: int, job: Job, now_s: float) -> None:

@@ -5,8 +5,9 @@ equal leading ids are an equal prefix, of `HASH_TOKENS` tokens an id, the last o
 """
 
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -88,6 +89,21 @@ def chats(seed: int, requests: int, per_s: float, block_tokens: int = 64) -> lis
             when += draw.expovariate(1 / 30.0) + answer * 0.03
     lines.sort(key=lambda line: line.timestamp)
     return _requests(lines[:requests], block_tokens)
+
+
+def spread(trace: Sequence[Request], seed: int) -> list[Request]:
+    """The trace with requests of one instant spread at random up to the next instant.
+
+    Recorded clocks tick slowly (Mooncake's conversation trace: each 3 s, some ten requests a tick),
+    and what comes at the same instant cannot be told of in between.
+    """
+    draw = random.Random(seed)
+    instants = sorted({request.at_s for request in trace})
+    until_s = dict(pairwise(instants))
+    return sorted(
+        (replace(it, at_s=draw.uniform(it.at_s, until_s.get(it.at_s, it.at_s))) for it in trace),
+        key=lambda it: it.at_s,
+    )
 
 
 def _requests(lines: list[_Line], block_tokens: int) -> list[Request]:

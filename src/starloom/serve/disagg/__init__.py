@@ -2,7 +2,7 @@
 
 from starloom.serve.disagg.base import Fail, Handover, Leg, Retry, Send, Side, Step
 from starloom.serve.disagg.sglang import ROOM_BITS, SglangHandover
-from starloom.serve.disagg.vllm import VllmHandover
+from starloom.serve.disagg.vllm import VllmHandover, undivided
 
 __all__ = [
     "ROOM_BITS",
@@ -15,4 +15,5 @@ __all__ = [
     "Side",
     "Step",
     "VllmHandover",
+    "undivided",
 ]

@@ -26,7 +26,10 @@ class Side(msgspec.Struct, frozen=True):
 
 
 class Leg(msgspec.Struct, frozen=True):
-    """One HTTP request to one server. `reply`: what is to be done with its answer."""
+    """One HTTP request to one server. `reply`: what is to be done with its answer.
+
+    `worker` is empty where the sender chooses.
+    """
 
     half: Literal["prefill", "decode"]
     worker: str

@@ -69,8 +69,14 @@ class SglangHandover:
 
 
 def _batch(body: Mapping[str, Any]) -> int | None:
-    """The number of prompts in a body with a list of them; None for a single one."""
+    """The number of prompts in a body with a list of them; None for a single one.
+
+    None for n answers too: the server counts rooms up from a single one for each, where it would
+    use those of a list n times.
+    """
     prompt = body.get("prompt")
     if not isinstance(prompt, list) or not prompt or isinstance(prompt[0], int):
+        return None
+    if (body.get("n") or 1) > 1:
         return None
     return len(prompt)

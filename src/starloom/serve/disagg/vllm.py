@@ -23,21 +23,38 @@ _NOT_FOR_PREFILL = ("stream_options", "min_tokens", "min_completion_tokens")
 """Contradict one token without a stream."""
 
 
+def undivided(body: Mapping[str, Any]) -> str:
+    """Why a request cannot be handed over, in words; empty where it can.
+
+    An answer's `kv_transfer_params` names the blocks of its first prompt, and they are given back
+    after one has read them.
+    """
+    prompt = body.get("prompt")
+    if isinstance(prompt, list) and len(prompt) > 1 and not isinstance(prompt[0], int):
+        return f"{len(prompt)} prompts in one request"
+    if (n := body.get("n") or 1) > 1:
+        return f"{n} answers to one prompt"
+    return ""
+
+
 class VllmHandover:
-    """As `Handover`. `body` is what the upstream server takes, its model's name included."""
+    """As `Handover`. `body` is what the upstream server takes, its model's name included.
+
+    Without `decode` the sender chooses who decodes when the decode leg is there.
+    """
 
     def __init__(
         self,
         body: Mapping[str, Any],
         request_id: str,
         prefill: Side,
-        decode: Side,
+        decode: Side | None = None,
         *,
         attempts: int = ATTEMPTS,
     ) -> None:
         self._body = {key: value for key, value in body.items() if key != "kv_transfer_params"}
         self._headers = {"X-Request-Id": request_id}
-        self._decode = decode.worker
+        self._decode = "" if decode is None else decode.worker
         self._left = attempts
         self._cached: int | None = None
         short = {key: value for key, value in self._body.items() if key not in _NOT_FOR_PREFILL}
@@ -65,7 +82,8 @@ class VllmHandover:
         if not isinstance(taken, Mapping):
             name = self._prefill.worker
             why = (
-                f"prefill worker {name!r} handed no KV over: start it with --kv-transfer-config"
+                f"prefill worker {name!r} handed no KV over: its one token ended the answer, or it"
+                " was not started with --kv-transfer-config"
                 ' \'{"kv_connector":"NixlConnector","kv_role":"kv_both"}\''
             )
             return Send((self._decode_leg(self._body),), why)
@@ -78,8 +96,9 @@ class VllmHandover:
         """
         if self._cached is None:
             return dict(decoded)
-        details = {**(decoded.get("prompt_tokens_details") or {}), "cached_tokens": self._cached}
-        return {**decoded, "prompt_tokens_details": details}
+        details = decoded.get("prompt_tokens_details")
+        kept = details if isinstance(details, Mapping) else {}
+        return {**decoded, "prompt_tokens_details": {**kept, "cached_tokens": self._cached}}
 
     def _decode_leg(self, body: Mapping[str, Any]) -> Leg:
         return Leg("decode", self._decode, body, self._headers, "stream")

@@ -1,9 +1,10 @@
 """Engines: worker processes of ours behind sockets, and servers that speak OpenAI's API."""
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from starloom.serve.base import Engine, Usage
+from starloom.serve.disagg import Side
 from starloom.serve.engines.openai import OpenAIEngine
 from starloom.serve.engines.remote import RemoteEngine
 from starloom.serve.errors import ServeError
@@ -30,12 +31,19 @@ class Forwarder(Protocol):
     """The model's name there."""
     salted: bool
     """Whether its prefix cache is kept apart by `cache_salt`."""
+    side: Side
+    """How the other half of a request finds it."""
 
     async def forward(self, path: str, body: bytes, more: bytes = b"") -> Reply:
         """Send a body; the answer begins with 200. `more` are header lines.
 
         Raises `Unavailable` where another worker may do better, and what the client must be told.
         """
+
+    async def ask(
+        self, path: str, body: bytes, more: bytes = b""
+    ) -> tuple[int, dict[str, Any] | None]:
+        """Send a body and read the answer: its status, 0 for a lost one, and its JSON object."""
 
     def counted(self, usage: Usage) -> None:
         """Tokens of an answer that is over."""

@@ -13,6 +13,10 @@ Decoding sequences come first, then prefill in chunks, under `max_batch` sequenc
 `max_batch_tokens` tokens a step; lower `priority` first, then first come, first served. When blocks
 run out the last in that order is preempted and computes again later. Every sequence fits the cache
 alone, so the first in order always moves on.
+
+Where prefill and decode are apart, a sequence that started may be *arriving*: another worker fills
+its blocks, and it computes nothing until that is over. One of which the prompt alone is computed
+here is *leaving* after that, and holds its blocks until it is cancelled.
 """
 
 from bisect import insort
@@ -94,6 +98,8 @@ class Scheduler:
         self.running: list[Sequence] = []
         """In order of priority, then arrival."""
         self.waiting: list[Sequence] = []
+        self.arriving: list[Sequence] = []
+        self.leaving: list[Sequence] = []
         capacity = blocks.num_blocks * blocks.block_tokens
         self.limit_tokens = min(capacity, context_tokens or capacity)
         """Prompt and answer together; an answer that reaches it ends with `length`."""
@@ -115,7 +121,7 @@ class Scheduler:
 
     @property
     def uncomputed_prompt_tokens(self) -> int:
-        """Prompt tokens of all sequences that are not prefilled yet."""
+        """Prompt tokens of all sequences that are not prefilled yet, here or elsewhere."""
         return sum(max(s.prompt_tokens - s.computed, 0) for s in self._by_id.values())
 
     def submit(self, request: EngineRequest) -> Sequence:
@@ -153,7 +159,8 @@ class Scheduler:
         one that finds too few blocks does not, so that a long prompt is not passed for ever.
         """
         budget = self._max_batch_tokens - sum(s.uncomputed for s in self.running)
-        if budget <= 0 or len(self.running) >= self._max_batch:
+        batch = len(self.running) + len(self.arriving)
+        if budget <= 0 or batch >= self._max_batch:
             return None
         for sequence in self.waiting:
             if sequence.waits_for is not None and self._in_flight[sequence.waits_for]:
@@ -165,7 +172,7 @@ class Scheduler:
             fresh = self.blocks.blocks_for(len(sequence.tokens)) - len(known)
             # Each running sequence may soon want one more: starting on their blocks would only
             # end in a preemption.
-            fits = self.blocks.can_take(fresh + len(self.running), known)
+            fits = self.blocks.can_take(fresh + batch, known)
             return sequence if fits else None
         return None
 
@@ -189,6 +196,30 @@ class Scheduler:
         if not sequence.started:
             sequence.pool_tokens = count * sequence.block_tokens
         self._skip(sequence, first + count)
+
+    def arrives(self, sequence: Sequence) -> None:
+        """Another worker fills the blocks of a sequence that just started."""
+        self.running.remove(sequence)
+        self.arriving.append(sequence)
+        sequence.started = True
+
+    def arrived(self, sequence: Sequence, blocks: int, first: int | None = None) -> Sampled | None:
+        """Its first `blocks` blocks are filled; it computes the rest.
+
+        With `first`, the first token of its answer, that is nothing: the whole prompt is here.
+        """
+        self.arriving.remove(sequence)
+        insort(self.running, sequence, key=_order)
+        if first is None:
+            blocks = min(blocks, (len(sequence.tokens) - 1) // sequence.block_tokens)
+        full = min(blocks, len(sequence.tokens) // sequence.block_tokens)
+        for index in range(sequence.named, full):
+            self._name(sequence, index)
+        sequence.computed = full * sequence.block_tokens
+        if first is None:
+            return None
+        sequence.computed = len(sequence.tokens)
+        return self._sampled(sequence, first)
 
     def next_step(self) -> Step:
         """The tokens to compute now. Preempts where a decoding sequence finds no block."""
@@ -228,22 +259,30 @@ class Scheduler:
                 if key is not None:
                     filled.append((key, sequence.blocks[index]))
             if token is not None:
-                sequence.tokens.append(token)
-                finish = self._finish(sequence, token)
-                sampled.append(Sampled(sequence, token, finish))
-                if finish is not None:
-                    self.cancel(sequence.id)
+                sampled.append(self._sampled(sequence, token))
         return StepResult(sampled, filled)
 
     def check_integrity(self) -> None:
         """Raise AssertionError where sequences and blocks disagree."""
         self.blocks.check_integrity()
-        held = {block for s in self.running for block in s.blocks}
+        holders = [*self.running, *self.arriving, *self.leaving]
+        held = {block for s in holders for block in s.blocks}
         expect(len(held) == self.blocks.used, "a held block belongs to no sequence")
         expect(not any(s.blocks for s in self.waiting), "a waiting sequence holds blocks")
-        expect(len(self.running) + len(self.waiting) == len(self._by_id), "a sequence is lost")
-        flying = sum(len(s.keys[s.named :]) for s in self.running)
+        expect(len(holders) + len(self.waiting) == len(self._by_id), "a sequence is lost")
+        flying = sum(len(s.keys[s.named :]) for s in holders)
         expect(self._in_flight.total() == flying, "a block in flight belongs to no sequence")
+
+    def _sampled(self, sequence: Sequence, token: int) -> Sampled:
+        """One more token; a sequence that is finished gives its blocks back, or keeps them."""
+        sequence.tokens.append(token)
+        finish = self._finish(sequence, token)
+        if finish is not None and sequence.leaves:
+            self.running.remove(sequence)
+            self.leaving.append(sequence)
+        elif finish is not None:
+            self.cancel(sequence.id)
+        return Sampled(sequence, token, finish)
 
     def _finish(self, sequence: Sequence, token: int) -> Finish | None:
         sampling = sequence.sampling
@@ -284,8 +323,9 @@ class Scheduler:
         return key if self.blocks.name(sequence.blocks[index], key) else None
 
     def _stop(self, sequence: Sequence) -> None:
-        """Out of `running`, and all blocks back."""
-        self.running.remove(sequence)
+        """Out of those that hold blocks, and all blocks back."""
+        holders = (self.running, self.arriving, self.leaving)
+        next(group for group in holders if sequence in group).remove(sequence)
         for key in sequence.keys[sequence.named :]:
             self._land(key)
         self.blocks.release(sequence.blocks)

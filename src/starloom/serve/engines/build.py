@@ -11,6 +11,7 @@ from starloom.kv.base import Pool
 from starloom.serve.engines.core import EngineCore
 from starloom.serve.engines.emulated import EmulatedExecutor, ordinary_words
 from starloom.serve.engines.executor import Executor
+from starloom.serve.engines.handover import Desk, listen_tcp, listen_unix
 from starloom.serve.models import BadModelFolder, ModelFiles
 from starloom.serve.rundir import RunDir
 from starloom.site import EmbeddedWorker, EmulatedWorker, Site
@@ -49,6 +50,7 @@ def build_core(
         context_tokens=files.model.context_tokens,
         eos=eos,
         open_pool=_pool(site, rundir),
+        desk=_desk(site, rundir, worker, files, executor),
     )
 
 
@@ -84,6 +86,7 @@ def _emulated(
         seed=worker.seed,
         time_scale=worker.time_scale,
         sleep=sleep,
+        handover_gb_per_s=worker.handover_gb_per_s,
     )
 
 
@@ -113,6 +116,25 @@ def _embedded(worker: EmbeddedWorker, files: ModelFiles) -> tuple[Executor, froz
             f"its folder in float32 {executor.block_bytes}; leave `shape` out"
         )
     return executor, executor.eos
+
+
+def _desk(
+    site: Site,
+    rundir: RunDir,
+    worker: EmbeddedWorker | EmulatedWorker,
+    files: ModelFiles,
+    executor: Executor,
+) -> Desk | None:
+    """Raises OSError where the address to listen on is taken."""
+    if not site.hands_over(worker.model):
+        return None
+    if worker.handover == "unix":
+        listener, address = listen_unix(rundir.handover_socket(worker.name))
+    else:
+        listener, address = listen_tcp(worker.handover_host, worker.handover_port)
+    block_tokens = files.model.block_tokens
+    layout = f"{files.fingerprint}/{block_tokens}"
+    return Desk(executor, layout, block_tokens, listener, address)
 
 
 def _too_small(worker: EmbeddedWorker | EmulatedWorker, files: ModelFiles) -> str:

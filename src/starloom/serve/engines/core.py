@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
 
+import msgspec
 from tokenizers import Tokenizer
 from typing_extensions import Buffer
 
@@ -13,6 +14,7 @@ from starloom.serve.engines.batch import CannotFit, Sampled, Scheduler
 from starloom.serve.engines.blocks import BlockManager, expect
 from starloom.serve.engines.detokenise import TextStream, TokenTexts
 from starloom.serve.engines.executor import Choice, Executor
+from starloom.serve.engines.handover import Desk
 from starloom.serve.engines.sequence import Sequence as Running
 from starloom.serve.engines.sharing import PoolReader, PoolWriter
 from starloom.serve.errors import Unavailable
@@ -22,7 +24,7 @@ class EngineCore:
     """Takes requests, computes in steps, answers in deltas. Used by one thread.
 
     `open_pool` makes a client of the shared pool; it is called twice, since reads and writes come
-    from two threads.
+    from two threads. `desk` is for halves of requests.
     """
 
     def __init__(
@@ -37,9 +39,10 @@ class EngineCore:
         context_tokens: int | None = None,
         eos: Collection[int] = (),
         open_pool: Callable[[], Pool] | None = None,
+        desk: Desk | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._executor = executor
+        self.executor = executor
         self._tokenizer = tokenizer
         self._token_texts = TokenTexts(tokenizer)
         self._eos = frozenset(eos)
@@ -55,13 +58,21 @@ class EngineCore:
         self._clock = clock
         self._reader = PoolReader(open_pool(), clock) if open_pool else None
         self._writer = PoolWriter(open_pool(), clock) if open_pool else None
+        self.desk = desk
         self._texts: dict[str, TextStream] = {}
+        self._halves: dict[str, EngineRequest] = {}
+        """Decode halves whose KV has not begun to come."""
         self._totals = _Totals()
 
     @property
     def idle(self) -> bool:
-        """Whether a step would have nothing to compute."""
+        """Whether there is no request at all."""
         return self._scheduler.idle
+
+    @property
+    def waits(self) -> bool:
+        """Whether a step would compute nothing now: `settle` may have news later."""
+        return not self._scheduler.running and self._scheduler.can_start() is None
 
     def submit(self, request: EngineRequest) -> Delta | None:
         """Queue a request; a delta with `finish="error"` where it can never run here.
@@ -70,11 +81,21 @@ class EngineCore:
         """
         if len(self._scheduler.waiting) >= self._max_waiting:
             raise Unavailable(f"{self._max_waiting} requests wait for this worker already")
+        half = request.handover
+        if half is not None and self.desk is None:
+            raise Unavailable("this worker hands no KV over: its site has no halves")
+        if half is not None and not half.source:
+            one = msgspec.structs.replace(request.sampling, max_tokens=1)
+            request = msgspec.structs.replace(request, sampling=one)
         try:
-            _check_tokens(request.tokens, self._executor.vocab)
-            self._scheduler.submit(request)
+            _check_tokens(request.tokens, self.executor.vocab)
+            sequence = self._scheduler.submit(request)
         except CannotFit as error:
             return Delta(id=request.id, finish="error", error=str(error))
+        if half is not None and half.source:
+            self._halves[request.id] = request
+        elif half is not None and self.desk is not None:
+            self.desk.offer(sequence, half.name)
         self._texts[request.id] = TextStream(self._tokenizer, request.tokens, request.sampling.stop)
         return None
 
@@ -97,7 +118,10 @@ class EngineCore:
         began = self._clock()
         self._admit()
         step = self._scheduler.next_step()
-        choices = self._executor.run(step)
+        if not step.slices:
+            return []
+        told = None if self.desk is None else self.desk.layer_done(step)
+        choices = self.executor.run(step) if told is None else self.executor.run(step, told)
         result = self._scheduler.finish_step(step, [choice.token for choice in choices])
         self._share(result.filled)
         deltas = [
@@ -107,6 +131,43 @@ class EngineCore:
         self._totals.steps += 1
         self._totals.busy_s += self._clock() - began
         return deltas
+
+    def settle(self) -> list[Delta]:
+        """Take in which hand-overs are over; deltas of those that they begin or end.
+
+        Never waits. Call it before a step, and when the desk wakes the engine.
+        """
+        if self.desk is None or not self.desk.busy:
+            return []
+        left, come = self.desk.ended()
+        if not left and self.waits and self._scheduler.waiting and self.desk.make_room():
+            left, more = self.desk.ended()
+            come += more
+        deltas = [self._left(sequence, sent) for sequence, sent in left]
+        for sequence, incoming in come:
+            first = incoming.first
+            if first is None:
+                self._scheduler.arrived(sequence, incoming.whole_blocks)
+                self._count(sequence)
+                self._totals.fetch_failures += 1
+                continue
+            self._totals.fetched += 1
+            if first.cached_tokens > sequence.cached_tokens:
+                sequence.cached_tokens = first.cached_tokens
+                sequence.pool_tokens = first.pool_tokens
+            sampled = self._scheduler.arrived(sequence, len(incoming.blocks), first.token)
+            if sampled is not None:
+                deltas.append(self._delta(sampled, Choice(first.token, first.logprob, first.top)))
+        return deltas
+
+    def forgo(self, name: str) -> None:
+        """The transfer `name` will not come: who waits for it computes by itself."""
+        for request_id, request in list(self._halves.items()):
+            if request.handover is not None and request.handover.name == name:
+                del self._halves[request_id]
+                self._totals.fetch_failures += 1
+        if self.desk is not None:
+            self.desk.forgo(name)
 
     def report(self) -> LoadReport:
         totals = self._totals
@@ -122,6 +183,10 @@ class EngineCore:
             generated_tokens_total=totals.generated_tokens,
             steps_total=totals.steps,
             busy_s_total=totals.busy_s,
+            arriving=len(self._scheduler.arriving),
+            kv_blocks_arriving=sum(len(each.blocks) for each in self._scheduler.arriving),
+            fetched_total=totals.fetched,
+            fetch_failures_total=totals.fetch_failures,
         )
 
     def export_blocks(
@@ -131,11 +196,11 @@ class EngineCore:
 
         At least one, whatever its size.
         """
-        size = self._executor.block_bytes
+        size = self.executor.block_bytes
         count = None if max_bytes is None else max(1, max_bytes // size)
         found = ((key, self._blocks.find(key)) for key in keys)
         held = ((key, at) for key, at in found if at is not None)
-        return {key: self._executor.export_block(at) for key, at in islice(held, count)}
+        return {key: self.executor.export_block(at) for key, at in islice(held, count)}
 
     def import_blocks(self, blocks: Mapping[bytes, Buffer]) -> int:
         """Keep blocks of another worker, given in prefix order; returns how many are new here."""
@@ -147,10 +212,10 @@ class EngineCore:
                 self._blocks.hold([known])  # else its own tail could take its place
                 held.append(known)
                 continue
-            if memoryview(data).nbytes != self._executor.block_bytes or not self._blocks.free:
+            if memoryview(data).nbytes != self.executor.block_bytes or not self._blocks.free:
                 break
             held += self._blocks.take(1)
-            self._executor.import_block(held[-1], data)
+            self.executor.import_block(held[-1], data)
             self._blocks.name(held[-1], key)
             new += 1
         self._blocks.release(held)
@@ -162,7 +227,7 @@ class EngineCore:
         expect(self._texts.keys() == self._scheduler.ids, "a text belongs to no sequence")
 
     def close(self) -> None:
-        for part in (self._reader, self._writer, self._executor):
+        for part in (self.desk, self._reader, self._writer, self.executor):
             if part is not None:
                 part.close()
 
@@ -172,10 +237,21 @@ class EngineCore:
             held = self._scheduler.start(sequence)
             if self._reader is not None:
                 self._scheduler.imported(sequence, self._import(self._reader, sequence, held))
+            half = self._halves.pop(sequence.id, None)
+            if half is not None and half.handover is not None and self.desk is not None:
+                self._scheduler.arrives(sequence)
+                self.desk.fetch(sequence, half.handover.name, half.handover.source)
+                continue
+            if self.desk is not None:
+                self.desk.started(sequence)
             if first:
-                self._totals.prompt_tokens += sequence.prompt_tokens
-                self._totals.cached_tokens += sequence.cached_tokens
-                self._totals.pool_tokens += sequence.pool_tokens
+                self._count(sequence)
+
+    def _count(self, sequence: Running) -> None:
+        """A prompt that is computed here, but for what was reused."""
+        self._totals.prompt_tokens += sequence.prompt_tokens
+        self._totals.cached_tokens += sequence.cached_tokens
+        self._totals.pool_tokens += sequence.pool_tokens
 
     def _import(self, reader: PoolReader, sequence: Running, held: int) -> int:
         """Fill the blocks after the first `held` from the pool; returns how many were."""
@@ -184,9 +260,9 @@ class EngineCore:
             if lease is None:
                 return 0
             for view in lease.views:
-                if view.nbytes != self._executor.block_bytes:
+                if view.nbytes != self.executor.block_bytes:
                     break
-                self._executor.import_block(sequence.blocks[held + count], view)
+                self.executor.import_block(sequence.blocks[held + count], view)
                 count += 1
             return count if lease.valid() else 0
 
@@ -194,12 +270,16 @@ class EngineCore:
         """Queue copies of new blocks for the pool, tails left out where it is slow."""
         if self._writer is None or not filled:
             return
-        shared = filled[: self._writer.room(self._executor.block_bytes)]
+        shared = filled[: self._writer.room(self.executor.block_bytes)]
         if shared:
-            self._writer.put([(key, self._executor.export_block(at)) for key, at in shared])
+            self._writer.put([(key, self.executor.export_block(at)) for key, at in shared])
 
     def _delta(self, sampled: Sampled, choice: Choice) -> Delta:
         sequence, finish = sampled.sequence, sampled.finish
+        if sequence.leaves:
+            if self.desk is not None:
+                self.desk.finish(sequence, choice)
+            return Delta(id=sequence.id)
         self._totals.generated_tokens += 1
         text = self._texts[sequence.id]
         sampling = sequence.sampling
@@ -220,7 +300,17 @@ class EngineCore:
             del self._texts[sequence.id]
         return delta
 
+    def _left(self, sequence: Running, sent: bool) -> Delta:
+        """A prompt's hand-over is over; where it failed, who waits for it must be told."""
+        self._scheduler.cancel(sequence.id)
+        self._texts.pop(sequence.id, None)
+        usage = msgspec.structs.replace(_usage(sequence), completion_tokens=0)
+        return Delta(id=sequence.id, finish="stop" if sent else "cancelled", usage=usage)
+
     def _abandon(self, request_id: str, finish: Finish, error: str | None = None) -> Delta | None:
+        self._halves.pop(request_id, None)
+        if self.desk is not None:
+            self.desk.drop(request_id, "its request is over")
         sequence = self._scheduler.cancel(request_id)
         if sequence is None:
             return None
@@ -238,6 +328,8 @@ class _Totals:
         self.generated_tokens = 0
         self.steps = 0
         self.busy_s = 0.0
+        self.fetched = 0
+        self.fetch_failures = 0
 
 
 def _check_tokens(tokens: Sequence[int], vocab: int) -> None:

@@ -2,7 +2,8 @@
 
 The answer of a request depends on the worker's seed, the request's seed, the position and the
 prompt alone; it never ends by itself. A block's contents are a 32-byte digest of its whole prefix,
-repeated, so that a block handed over or read back can be checked against computing it again.
+repeated, so that a block handed over or read back can be checked against computing it again. To a
+decode worker go its digest and its tokens, and the time of the whole block is modelled.
 """
 
 import re
@@ -36,8 +37,12 @@ class EmulatedExecutor:
         seed: int,
         time_scale: float,
         sleep: Callable[[float], object],
+        handover_gb_per_s: float = 64.0,
     ) -> None:
         self.num_blocks = num_blocks
+        self.layers = 1
+        self.part_bytes = _TAG_BYTES + 4 * block_tokens
+        self._handover_bytes_per_s = 1e9 * handover_gb_per_s
         self.block_bytes = block_tokens * shape.kv_bytes_per_token
         self.vocab = shape.vocab
         self._chip = chip
@@ -50,13 +55,15 @@ class EmulatedExecutor:
         self._tags = np.zeros((num_blocks, _TAG_BYTES), dtype=np.uint8)
         self._tokens = np.zeros((num_blocks, block_tokens), dtype=">u4")
 
-    def run(self, step: Step) -> list[Choice]:
+    def run(self, step: Step, layer_done: Callable[[int], None] | None = None) -> list[Choice]:
         """Sleep through the step, write its blocks, and draw words."""
         if self._time_scale:
             seconds = step_time(self._chip, self._shape, batch_of(step)).total_s
             self._sleep(seconds * self._time_scale)
         for piece in step.slices:
             self._write(piece)
+        if layer_done is not None:
+            layer_done(0)
         return [self._choose(piece) for piece in step.sampled]
 
     def export_block(self, index: int) -> bytes:
@@ -70,6 +77,19 @@ class EmulatedExecutor:
         tag = np.zeros(_TAG_BYTES, dtype=np.uint8)
         tag[: min(_TAG_BYTES, view.nbytes)] = np.frombuffer(view[:_TAG_BYTES], dtype=np.uint8)
         self._tags[index] = tag
+
+    def read_parts(self, layer: int, blocks: Sequence[int], target: memoryview) -> None:  # noqa: ARG002
+        rows = np.frombuffer(target, dtype=np.uint8).reshape(len(blocks), self.part_bytes)
+        rows[:, :_TAG_BYTES] = self._tags[blocks]
+        rows[:, _TAG_BYTES:] = self._tokens[blocks].view(np.uint8)
+
+    def write_parts(self, layer: int, blocks: Sequence[int], data: memoryview) -> None:  # noqa: ARG002
+        rows = np.frombuffer(data, dtype=np.uint8).reshape(len(blocks), self.part_bytes)
+        self._tags[blocks] = rows[:, :_TAG_BYTES]
+        self._tokens[blocks] = rows[:, _TAG_BYTES:].copy().view(">u4")
+
+    def transfer_s(self, blocks: int) -> float:
+        return self._time_scale * blocks * self.block_bytes / self._handover_bytes_per_s
 
     def close(self) -> None:
         """Nothing to give back."""

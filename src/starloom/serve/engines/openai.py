@@ -6,12 +6,20 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
 from starloom.serve.base import Delta, EngineRequest, LoadReport, Usage
-from starloom.serve.engines.sse import Answer, BadStream, events
-from starloom.serve.errors import BadRequest, EngineFailed, ServeError, Throttled, Unavailable
+from starloom.serve.disagg import Side
+from starloom.serve.engines.sse import Answer, BadStream, events, payload, split
+from starloom.serve.errors import (
+    BadRequest,
+    BusyElsewhere,
+    EngineFailed,
+    ServeError,
+    Unavailable,
+)
 from starloom.serve.http import Reply, Upstream, UpstreamError
 from starloom.serve.signals.roots import cache_salt
 from starloom.site import OpenAIWorker
@@ -23,6 +31,7 @@ _LOOK_AGAIN_S = 1.0
 _LOOK_TIMEOUT_S = 5.0
 _MAX_ERROR_BYTES = 64 << 10
 _MAX_LIST_BYTES = 4 << 20
+_MAX_ANSWER_BYTES = 64 << 20
 _EVERYWHERE = ("/v1/chat/completions", "/v1/completions")
 
 
@@ -41,6 +50,8 @@ class OpenAIEngine:
         self.on_up: Callable[[str], None] | None = None
         self.on_down: Callable[[str], None] | None = None
         self.upstream_model = worker.upstream_model or worker.model
+        host = urlsplit(worker.url).hostname or ""
+        self.side = Side(worker.name, host, worker.bootstrap_port)
         self.salted = worker.salted
         self._ready = False
         self._finished_tokens = [0, 0, 0]
@@ -79,7 +90,7 @@ class OpenAIEngine:
         self._beside.close()
 
     async def stream(self, request: EngineRequest) -> AsyncIterator[Delta]:
-        """As `Engine.stream`; also raises `BadRequest` and `Throttled` as upstream says."""
+        """As `Engine.stream`; also raises `BadRequest` and `BusyElsewhere` as upstream says."""
         if request.body is None or not request.path.startswith("/v1/"):
             raise BadRequest(f"worker {self.name!r} takes requests of OpenAI's API only")
         body = {
@@ -107,12 +118,9 @@ class OpenAIEngine:
 
         Raises `Unavailable` where another worker may do better, and what the client must be told.
         """
-        upstream = self._upstream if path.startswith("/v1/") else self._beside
         try:
-            reply = await upstream.request(b"POST", path.removeprefix("/v1").encode(), body, more)
+            reply = await self._send(path, body, more)
         except UpstreamError as error:
-            if not error.sent:
-                self._set_ready(False)
             raise self.lost(error, begun=False) from error
         if reply.status != 200:
             try:
@@ -120,6 +128,30 @@ class OpenAIEngine:
             finally:
                 reply.close()
         return reply
+
+    async def ask(
+        self, path: str, body: bytes, more: bytes = b""
+    ) -> tuple[int, dict[str, Any] | None]:
+        """Send a body and read the answer: its status, 0 for a lost one, and its JSON object.
+
+        A stream that tells of an error is that error.
+        """
+        try:
+            reply = await self._send(path, body, more)
+            try:
+                data = await reply.read(_MAX_ANSWER_BYTES)
+            finally:
+                reply.close()
+        except UpstreamError as error:
+            _log.warning("worker %s: %s", self.name, error)
+            return 0, None
+        status, answer = reply.status, _object(data)
+        if status == 200 and answer is None and (answer := _broken(data)) is not None:
+            status = 500
+        if status != 200:
+            told = _message((answer or {}).get("error", answer))
+            _log.warning("worker %s answered %d: %s", self.name, status, told)
+        return status, answer
 
     def counted(self, usage: Usage) -> None:
         """Upstream counted the tokens of an answer."""
@@ -143,6 +175,15 @@ class OpenAIEngine:
         """Nothing: the API takes no KV."""
         return 0
 
+    async def _send(self, path: str, body: bytes, more: bytes) -> Reply:
+        upstream = self._upstream if path.startswith("/v1/") else self._beside
+        try:
+            return await upstream.request(b"POST", path.removeprefix("/v1").encode(), body, more)
+        except UpstreamError as error:
+            if not error.sent:
+                self._set_ready(False)
+            raise
+
     async def _deltas(self, request_id: str, reply: Reply) -> AsyncIterator[Delta]:
         answer = Answer(request_id)
         async for event in events(_parts(reply)):
@@ -161,7 +202,7 @@ class OpenAIEngine:
         status = reply.status
         message = _message(await _bounded(reply)) or f"worker {self.name!r} answered {status}"
         if status == 429:
-            return Throttled(message, retry_after_s=_seconds(reply.fields.get(b"retry-after")))
+            return BusyElsewhere(message, retry_after_s=_seconds(reply.fields.get(b"retry-after")))
         if status in (404, 405) and path not in _EVERYWHERE:
             return NotThere(f"worker {self.name!r} has no {path}: {message}")
         if status in (401, 403, 404):
@@ -220,6 +261,20 @@ async def _bounded(reply: Reply) -> Any:
     except (UpstreamError, msgspec.MsgspecError):
         return None
     return body.get("error", body) if isinstance(body, dict) else None
+
+
+def _object(data: bytes) -> dict[str, Any] | None:
+    try:
+        found = msgspec.json.decode(data)
+    except msgspec.MsgspecError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _broken(data: bytes) -> dict[str, Any] | None:
+    """The event of a stream that tells of an error."""
+    told = (_object(payload(event)) for event in split(data) if b'"error"' in event)
+    return next((found for found in told if found is not None and found.get("error")), None)
 
 
 def _message(error: Any) -> str | None:

@@ -6,13 +6,14 @@ import itertools
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from starloom.serve.base import Delta, EngineRequest, LoadReport
 from starloom.serve.engines import wire
 from starloom.serve.engines.streams import DeltaQueue
-from starloom.serve.errors import EngineFailed, Unavailable
+from starloom.serve.errors import Busy, EngineFailed, Unavailable
 
 _log = logging.getLogger(__name__)
 
@@ -105,6 +106,19 @@ class RemoteEngine:
                 break  # it is full: what follows would push these out
         return count
 
+    @property
+    def handover(self) -> str:
+        """Where other workers fetch what it computed; empty where they cannot."""
+        return self.hello.handover if self.hello is not None else ""
+
+    def forgo(self, name: str) -> None:
+        """Tell it that a transfer will not come."""
+        self._send(wire.Forgo(name))
+
+    def take_role(self, role: Literal["both", "prefill", "decode"]) -> None:
+        """Tell it which half it is sent from now on; its reports say so, to all gateways."""
+        self._send(wire.TakeRole(role))
+
     def drain(self) -> None:
         """Ask the worker to take nothing new, finish, and end."""
         self._send(wire.Drain())
@@ -172,7 +186,7 @@ class RemoteEngine:
                 self._load = load
             case wire.Refused(id, message):
                 if (stream := self._streams.get(id)) is not None:
-                    stream.fail(Unavailable(message))
+                    stream.fail(Busy(message))
             case wire.Exported(ref, blocks):
                 if (exchange := self._exchanges.get(ref)) is not None:
                     exchange.blocks = blocks

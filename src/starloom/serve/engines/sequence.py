@@ -37,6 +37,8 @@ class Sequence:
         self.pool_tokens = 0
         self.started = False
         """Whether it ran before: a preempted sequence counts its cached tokens once."""
+        self.leaves = request.handover is not None and not request.handover.source
+        """Whether its prompt alone is computed here; its blocks are kept for who fetches them."""
         self.waits_for: bytes | None = None
         """The key of a block that a running sequence is computing, and this one will reuse."""
 

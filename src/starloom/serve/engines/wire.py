@@ -5,7 +5,7 @@ closes cancels what came over it.
 """
 
 import asyncio
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
 
@@ -29,6 +29,8 @@ class Hello(msgspec.Struct, tag="hello", frozen=True):
     fingerprint: str
     kv_blocks: int
     pid: int
+    handover: str = ""
+    """Where it offers KV of prompts that it computed; empty where it offers none."""
 
 
 class Submit(msgspec.Struct, tag="submit", frozen=True):
@@ -76,11 +78,23 @@ class Imported(msgspec.Struct, tag="imported", frozen=True):
     count: int
 
 
+class Forgo(msgspec.Struct, tag="forgo", frozen=True):
+    """The transfer of this name will not come: compute what waits for it."""
+
+    name: str
+
+
+class TakeRole(msgspec.Struct, tag="take_role", frozen=True):
+    """Which half of requests it will be sent from now on. It says so in its reports."""
+
+    role: Literal["both", "prefill", "decode"]
+
+
 class Drain(msgspec.Struct, tag="drain", frozen=True):
     """Take nothing new, finish what is there, then end."""
 
 
-ToWorker: TypeAlias = Submit | Cancel | Export | Import | Drain
+ToWorker: TypeAlias = Submit | Cancel | Export | Import | Forgo | TakeRole | Drain
 FromWorker: TypeAlias = Hello | Refused | Deltas | Report | Exported | Imported
 
 _F = TypeVar("_F")

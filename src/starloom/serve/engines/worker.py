@@ -13,6 +13,9 @@ import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
+
+import msgspec
 
 from starloom.process import watch_lifeline
 from starloom.serve.base import Delta, EngineRequest
@@ -24,11 +27,15 @@ from starloom.serve.errors import Unavailable
 from starloom.serve.models import BadModelFolder, ModelFiles
 from starloom.serve.rundir import RunDir
 
+Role = Literal["both", "prefill", "decode"]
+
 _log = logging.getLogger("starloom.worker")
 
 _REPORT_AFTER_S = 0.05
 _LAST_MOMENT_S = 1.5
 _NAP_S = 0.1
+_LOOK_S = 1.0
+"""So often an engine that waits looks whether a hand-over took too long."""
 
 
 class Stop:
@@ -64,10 +71,13 @@ class Stop:
 class Worker:
     """The loop of the main thread: frames in, steps, deltas out."""
 
-    def __init__(self, core: EngineCore, server: Server, stop: Stop) -> None:
+    def __init__(self, core: EngineCore, server: Server, stop: Stop, role: Role = "both") -> None:
         self._core = core
         self._server = server
         self._stop = stop
+        self._role: Role = role
+        if core.desk is not None:
+            core.desk.wake = lambda: server.events.put(None)
         self._owners: dict[str, int] = {}
         self._draining = False
         self._reported_s = 0.0
@@ -77,17 +87,19 @@ class Worker:
         """Until asked to stop, or drained."""
         while not (self._stop.wanted or (self._draining and self._core.idle)):
             self._take_events()
+            self._send(self._core.settle())
             self._report()
-            if not self._core.idle and not self._stop.wanted:
+            if not (self._core.waits or self._stop.wanted):
                 self._send(self._step())
                 self._report()
         self._send(filter(None, map(self._core.cancel, list(self._owners))))
 
     def _take_events(self) -> None:
         """Handle what has come; wait for something where there is nothing to compute."""
-        wait = self._core.idle and not self._draining
+        wait = self._core.waits and not (self._draining and self._core.idle)
+        limit_s = None if self._core.idle else _LOOK_S
         try:
-            while (event := self._server.events.get(block=wait)) is not None:
+            while (event := self._server.events.get(wait, limit_s)) is not None:
                 self._handle(event)
                 wait = False
         except queue.Empty:
@@ -119,6 +131,10 @@ class Worker:
             case wire.Import(ref, blocks):
                 count = self._core.import_blocks(dict(blocks))
                 self._server.send(event.connection, wire.Imported(ref, count))
+            case wire.Forgo(name):
+                self._core.forgo(name)
+            case wire.TakeRole(role):
+                self._role, self._reported_s = role, 0.0
             case wire.Drain():
                 self._draining = True
             case None:
@@ -161,7 +177,8 @@ class Worker:
         changed = idle != self._reported_idle
         if changed or now - self._reported_s >= _REPORT_AFTER_S:
             self._reported_s, self._reported_idle = now, idle
-            self._server.report(self._core.report(), now=changed)
+            load = msgspec.structs.replace(self._core.report(), role=self._role)
+            self._server.report(load, now=changed)
 
 
 def run(path: Path, name: str) -> int:
@@ -173,10 +190,13 @@ def run(path: Path, name: str) -> int:
     try:
         site = rundir.site()
         core = build_core(site, rundir, name, stop.sleep)
-        model = site.worker(name).model
-        fingerprint = ModelFiles(site, model).fingerprint
-        load = core.report()
-        hello = wire.Hello(name, model, fingerprint, load.kv_blocks, os.getpid())
+        worker = site.worker(name)
+        fingerprint = ModelFiles(site, worker.model).fingerprint
+        role: Role = worker.role
+        load = msgspec.structs.replace(core.report(), role=role)
+        address = core.desk.address if core.desk is not None else ""
+        blocks = load.kv_blocks
+        hello = wire.Hello(name, worker.model, fingerprint, blocks, os.getpid(), address)
         server = Server(rundir.worker_socket(name), hello, load)
     except (BadModelFolder, KeyError, OSError, ValueError) as error:
         _log.error("worker %s cannot start: %s", name, error)
@@ -184,7 +204,7 @@ def run(path: Path, name: str) -> int:
     stop.install(server.events)
     server.start()
     _log.info("worker %s is ready", name)
-    Worker(core, server, stop).run()
+    Worker(core, server, stop, role).run()
     server.close()
     core.close()
     _log.info("worker %s ends", name)

@@ -37,6 +37,9 @@ def main(arguments: list[str]) -> int:
         log=RequestLog(rundir.request_log(number)),
         buses=buses(site, rundir, number),
         spans=Spans.from_site(site),
+        members_file=rundir.members,
+        health_file=rundir.health(number),
+        leads=number == 0,
     )
     serve(app, site.gateway, inherited_listener())
     return 0

@@ -16,6 +16,15 @@ _AT = " - at `$"
 _STOPS = 16
 
 
+HANDS_OVER = (
+    "kv_transfer_params",
+    *("bootstrap_host", "bootstrap_port", "bootstrap_room", "bootstrap_pair_key"),
+    "kv_router_hint",
+)
+"""Fields by which vLLM and SGLang fetch KV elsewhere: of a client's they would name other tenants'
+blocks, so they never go upstream."""
+
+
 class StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
@@ -58,6 +67,25 @@ class Asked(msgspec.Struct, kw_only=True):
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     logit_bias: dict[str, float] | None = None
     response_format: dict[str, Any] | None = None
+    kv_transfer_params: Any = msgspec.UNSET
+    bootstrap_host: Any = msgspec.UNSET
+    bootstrap_port: Any = msgspec.UNSET
+    bootstrap_room: Any = msgspec.UNSET
+    bootstrap_pair_key: Any = msgspec.UNSET
+    kv_router_hint: Any = msgspec.UNSET
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether a field of `HANDS_OVER` is there."""
+        unset = msgspec.UNSET  # spelt out: every request that is passed on comes by
+        return not (
+            self.kv_transfer_params is unset
+            and self.bootstrap_host is unset
+            and self.bootstrap_port is unset
+            and self.bootstrap_room is unset
+            and self.bootstrap_pair_key is unset
+            and self.kv_router_hint is unset
+        )
 
     @property
     def include_usage(self) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 
 from starloom.serve.errors import ServeError, Throttled, Unavailable
+from starloom.serve.gateway.admin import ADMIN_PATHS, Admin
 from starloom.serve.gateway.auth import Keys
 from starloom.serve.gateway.client import Client, Gone, error_body
 from starloom.serve.gateway.clock import Clock
@@ -55,6 +56,7 @@ class App:
         quotas: Quotas,
         board: Board | None,
         spans: Spans | None,
+        admin: Admin | None,
         lifespan: Callable[[], AbstractAsyncContextManager[None]],
     ) -> None:
         self._limits = gateway.limits
@@ -70,6 +72,7 @@ class App:
         self._new_id = new_id
         self._quotas = quotas
         self._spans = spans
+        self._admin = admin
         self.board = board
         """What other gateways of the site tell; None where there are none."""
         self.lifespan = lifespan
@@ -112,6 +115,9 @@ class App:
         if method == b"OPTIONS" and b"origin" in headers:
             client.headers += self._door.preflight(headers)
             client.empty()
+            return
+        if self._admin is not None and path.startswith(ADMIN_PATHS):
+            await self._admin.answer(client)
             return
         tracker = Tracker(request_id, unique, path, self._clock)
         if path not in self._open:

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import logging
 import os
 import random
 import secrets
@@ -9,23 +10,33 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 
-from starloom.serve.engines import WatchedEngine
+from starloom.serve.disagg import ROOM_BITS
+from starloom.serve.engines import OpenAIEngine, WatchedEngine
+from starloom.serve.gateway.admin import Admin
 from starloom.serve.gateway.app import App
 from starloom.serve.gateway.auth import Keys, Throttle
+from starloom.serve.gateway.changes import Changes
 from starloom.serve.gateway.choose import Chooser
 from starloom.serve.gateway.clock import Clock
 from starloom.serve.gateway.conversations import Conversations
 from starloom.serve.gateway.elsewhere import Elsewhere
 from starloom.serve.gateway.forward import Forward
 from starloom.serve.gateway.guarding import Guarding
+from starloom.serve.gateway.halves import Halves
+from starloom.serve.gateway.healthfile import keep_written
 from starloom.serve.gateway.line import Line
+from starloom.serve.gateway.membermetrics import MemberMetrics
+from starloom.serve.gateway.membership import Members
 from starloom.serve.gateway.metrics import KeyMetrics, Metrics, WorkerMetrics
 from starloom.serve.gateway.pages import Pages
 from starloom.serve.gateway.prompts import Prompts, Wall
 from starloom.serve.gateway.quota import Quotas
 from starloom.serve.gateway.record import RequestLog
 from starloom.serve.gateway.relay import WAIT_S, Relay
+from starloom.serve.gateway.roles import RoleKeeper
+from starloom.serve.gateway.sources import Resolve, resolve, sources
 from starloom.serve.gateway.spans import Spans
 from starloom.serve.gateway.surface import posts
 from starloom.serve.gateway.tokens import Tokens
@@ -34,9 +45,13 @@ from starloom.serve.gateway.workers import Workers
 from starloom.serve.guard import Audit, Guard
 from starloom.serve.models import ModelFiles
 from starloom.serve.peers import Board, Bus, PeerLoop
+from starloom.serve.rundir import write_whole
+from starloom.serve.schedule import Breakers
 from starloom.serve.signals import LoadBoard, Signals
 from starloom.serve.tokenise import Tokeniser
 from starloom.site import OpenAIWorker, Site
+
+_log = logging.getLogger(__name__)
 
 _THREADS = 2
 
@@ -55,28 +70,37 @@ def create_app(
     wait_s: float = WAIT_S,
     buses: Sequence[Bus] = (),
     spans: Spans | None = None,
+    members_file: Path | None = None,
+    health_file: Path | None = None,
+    make: Callable[[OpenAIWorker], WatchedEngine] = OpenAIEngine,
+    resolver: Resolve = resolve,
+    leads: bool = True,
 ) -> App:
     """The gateway of a site. `keys`: tenant -> SHA-256 (hex) of each of its keys.
 
     The app starts the engines with its lifespan, and closes them, `log` and `spans` at its end.
     `wait_s` bounds the wait for a worker to come up. `buses` lead to the site's other gateways.
+    `members_file` keeps what the admin API changed over this process's death, `health_file` is
+    written for `starloom status`. `make` gives the engine of a worker that joins, and `resolver`
+    the addresses of a DNS name. `leads`: of several gateways one alone changes workers' roles.
     """
     clock = clock or Clock()
     limits = site.gateway.limits
     threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="tokenise")
     metrics = Metrics()
-    workers = Workers(site, engines)
+    workers = Workers(site, engines, Breakers(site.breaker, clock.mono, random.random))
     tenants = {tenant.name: tenant for tenant in site.tenants}
     quotas = Quotas(tenants, clock.mono)
     guarding = Guarding(guard, audit, metrics, threads)
     chooser = Chooser(site, threads)
-    forward = Forward(workers, guarding.outlet, clock.mono, wait_s)
+    forward = Forward(workers, guarding.outlets, clock.mono, wait_s)
     line = Line(
         limits=limits,
         prompts={model.name: _prompts(site, model.name, threads) for model in site.models},
         workers=workers,
         relay=Relay(workers, guarding.outlet, clock.mono, wait_s),
         forward=forward,
+        halves=Halves(forward, workers, clock.mono, wait_s, partial(secrets.randbits, ROOM_BITS)),
         guarding=guarding,
         draw_seed=draw_seed or partial(random.Random(secrets.randbits(128)).getrandbits, 63),
         chooser=chooser,
@@ -93,7 +117,7 @@ def create_app(
         quotas=quotas,
         now=clock.mono,
     )
-    loads = LoadBoard(clock.mono)
+    loads = LoadBoard(clock.mono, workers.told_load)
     signals = Signals(
         site,
         workers.table,
@@ -101,11 +125,12 @@ def create_app(
         lambda model, tenant: line.prompts[model].root(Wall(tenant)),
     )
     board = None
+    me = f"{os.getpid()}-{secrets.token_hex(4)}"
     if buses:
-        me = f"{os.getpid()}-{secrets.token_hex(4)}"
         board = Board(me, SharedView(workers.table, quotas))
         workers.sent = board.sent
-    bearers = Keys(keys, Throttle(limits.failed_keys_per_min, clock.mono))
+    throttle = Throttle(limits.failed_keys_per_min, clock.mono)
+    bearers = Keys(keys, throttle)
     metrics.registry.register(KeyMetrics(lambda: bearers.failures))
     metrics.now.register(WorkerMetrics(workers, loads.fresh))
     if board is not None:
@@ -116,21 +141,52 @@ def create_app(
         if name in signals.events:
             signals.events[name].retell()  # it was away, and may have lost nothing
 
+    stated = site.gateway.admin
+    changes = Changes(me, clock.wall, stated.key_sha256 if stated else (), _keeper(members_file))
+    members = Members(
+        site,
+        workers,
+        signals,
+        changes,
+        sources(site, clock.mono, resolver),
+        make=make,
+        on_up=up,
+        now=clock.mono,
+    )
+    metrics.now.register(MemberMetrics(workers, members))
+    roles = RoleKeeper(site, workers, clock.mono, leads=leads)
+    admin = None
+    if stated is not None:
+        admin_keys = Keys({"admin": stated.key_sha256}, throttle)
+        admin = Admin(admin_keys, members, workers, limits)
+        metrics.registry.register(KeyMetrics(lambda: admin_keys.failures, "admin_"))
+        if members_file is not None and members_file.exists():
+            changes.take(members_file.read_bytes())
+        if board is not None:
+            board.members, board.heard = changes.tell, changes.take
+
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         await signals.start()
         for engine in engines:
             engine.on_up, engine.on_down = up, workers.down
             await engine.start()
-        told = None
+        await members.start()
+        tasks: list[asyncio.Task[None]] = []
         if board is not None:
-            told = asyncio.create_task(PeerLoop(board, buses, clock.mono).run())
+            tasks.append(asyncio.create_task(PeerLoop(board, buses, clock.mono).run()))
+        if health_file is not None:
+            tasks.append(asyncio.create_task(keep_written(health_file, members)))
+        if roles.needed:
+            tasks.append(asyncio.create_task(roles.run()))
         try:
             yield
         finally:
-            if told is not None:
-                told.cancel()
-                await asyncio.wait((told,))
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks)
+            await members.close()
             await asyncio.gather(signals.close(), *(engine.close() for engine in engines))
             if guard is not None:
                 await guard.close()
@@ -153,8 +209,22 @@ def create_app(
         quotas=quotas,
         board=board,
         spans=spans,
+        admin=admin,
         lifespan=lifespan,
     )
+
+
+def _keeper(path: Path | None) -> Callable[[bytes], object]:
+    """Keeps words about workers in a file, where there is one."""
+
+    def keep(words: bytes) -> None:
+        if path is not None:
+            try:
+                write_whole(path, words)
+            except OSError as error:
+                _log.error("cannot keep what the admin API changed: %s", error)
+
+    return keep
 
 
 def _ids() -> Callable[[], str]:

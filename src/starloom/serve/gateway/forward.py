@@ -15,10 +15,10 @@ from starloom.serve.base import Usage
 from starloom.serve.engines import Forwarder
 from starloom.serve.engines.sse import BadStream
 from starloom.serve.errors import EngineFailed, ServeError, Unavailable
-from starloom.serve.gateway.api import Asked
+from starloom.serve.gateway.api import HANDS_OVER, Asked
 from starloom.serve.gateway.client import JSON, Answering
-from starloom.serve.gateway.outlet import Outlet
-from starloom.serve.gateway.passing import Passing
+from starloom.serve.gateway.outlet import Outlets
+from starloom.serve.gateway.passing import Passing, UsageOf
 from starloom.serve.gateway.record import Tracker
 from starloom.serve.gateway.workers import Tries, Workers
 from starloom.serve.http import Reply, UpstreamError
@@ -34,12 +34,12 @@ class Forward:
     def __init__(
         self,
         workers: Workers,
-        outlet: Callable[[Tracker, int], Outlet | None],
+        outlets: Callable[[Tracker, int], Outlets | None],
         now: Callable[[], float],
         wait_s: float,
     ) -> None:
         self._workers = workers
-        self._outlet = outlet
+        self._outlets = outlets
         self._now = now
         self._wait_s = wait_s
 
@@ -67,9 +67,7 @@ class Forward:
                 return await self._attempt(path, raw, body, ask, root, ticket, tracker, client)
             except (Unavailable, EngineFailed) as error:
                 tracker.step("failed", ticket.worker, error.message)
-                if client.started:
-                    raise
-                tries.failed(ticket.worker, error)
+                tries.failed(ticket.worker, error, begun=client.started)
             finally:
                 ticket.end()
 
@@ -88,13 +86,35 @@ class Forward:
         salt = cache_salt(root) if engine.salted and root else None
         sent = outgoing(raw, body, engine.upstream_model, salt)
         reply = await engine.forward(path, sent, tracker.passed)
-        header = (b"x-starloom-worker", ticket.worker.encode())
+        return await self.passed(reply, engine, body, ask, ticket, tracker, client)
+
+    async def passed(
+        self,
+        reply: Reply,
+        engine: Forwarder,
+        body: Asked,
+        ask: Ask,
+        ticket: Ticket,
+        tracker: Tracker,
+        client: Answering,
+        *,
+        helper: str = "",
+        usage_of: UsageOf | None = None,
+    ) -> Usage:
+        """Pass one answer on to the client, past the guard, and count it.
+
+        `helper` names another worker that had a part in it; `usage_of` corrects what it says of
+        its tokens. Raises `Unavailable` or `EngineFailed` where the answer breaks off.
+        """
+        names = f"{helper},{ticket.worker}" if helper else ticket.worker
+        header = (b"x-starloom-worker", names.encode())
         shown = body.model if engine.upstream_model != body.model else None
         passing = Passing(
             shown,
-            lambda: self._outlet(tracker, ask.prompt_tokens),
+            self._outlets(tracker, ask.prompt_tokens),
             n=body.n or 1,
             hide_usage=not body.include_usage,
+            usage_of=usage_of,
         )
 
         def began() -> None:
@@ -184,16 +204,23 @@ def outgoing(raw: bytes, body: Asked, upstream_model: str, salt: str | None = No
     """
     asks_usage = bool(body.stream) and not body.include_usage
     stated = (asks_usage and body.stream_options is not None) or (salt and body.cache_salt)
-    if upstream_model == body.model and not stated:
+    if upstream_model == body.model and not stated and not body.hands_over:
         front = b'{"stream_options":{"include_usage":true},' if asks_usage else b""
         if salt is not None:
             front = (front or b"{") + b'"cache_salt":"%b",' % salt.encode()
         return front + raw.lstrip()[1:] if front else raw
-    changed: dict[str, Any] = {**msgspec.json.decode(raw), "model": upstream_model}
+    return msgspec.json.encode(changed(raw, body, upstream_model, salt))
+
+
+def changed(raw: bytes, body: Asked, upstream_model: str, salt: str | None) -> dict[str, Any]:
+    """As `outgoing`, taken apart."""
+    own: dict[str, Any] = {**msgspec.json.decode(raw), "model": upstream_model}
+    for name in HANDS_OVER:
+        own.pop(name, None)
     if salt is not None:
-        changed["cache_salt"] = salt
-    if asks_usage:
-        options = changed.get("stream_options")
+        own["cache_salt"] = salt
+    if body.stream and not body.include_usage:
+        options = own.get("stream_options")
         options = options if isinstance(options, Mapping) else {}
-        changed["stream_options"] = {**options, "include_usage": True}
-    return msgspec.json.encode(changed)
+        own["stream_options"] = {**options, "include_usage": True}
+    return own

@@ -10,7 +10,7 @@ import msgspec
 from starloom.serve.errors import ContentRefused
 from starloom.serve.gateway.api import Body, ChatBody, Message, TextBody, parse_object
 from starloom.serve.gateway.metrics import Metrics
-from starloom.serve.gateway.outlet import Outlet
+from starloom.serve.gateway.outlet import Outlet, Outlets
 from starloom.serve.gateway.prompts import LONG_CHARS, Prompts
 from starloom.serve.gateway.record import Tracker
 from starloom.serve.guard import Audit, Guard, Verdict, audit_records, is_payload, media_parts
@@ -100,11 +100,16 @@ class Guarding:
         body, changed = await self.checked(body, own, prompts, tracker)
         return body, raw if changed is own or changed is None else msgspec.json.encode(changed)
 
-    def outlet(self, tracker: Tracker, prompt_tokens: int) -> Outlet | None:
-        """The filter of one answer; its `close` keeps what it found."""
+    def outlets(self, tracker: Tracker, prompt_tokens: int) -> Outlets | None:
+        """The guard of one answer; the `close` of each outlet keeps what it found."""
         if self._guard is None or not self._guard.filters:
             return None
-        return Outlet(self._guard.output(), prompt_tokens, lambda found: self.note(found, tracker))
+        return Outlets(self._guard, prompt_tokens, lambda found: self.note(found, tracker))
+
+    def outlet(self, tracker: Tracker, prompt_tokens: int) -> Outlet | None:
+        """The guard of an answer that is one text."""
+        outlets = self.outlets(tracker, prompt_tokens)
+        return None if outlets is None else outlets.make()
 
     def note(self, verdicts: list[Verdict], tracker: Tracker) -> None:
         """Count and audit what was found in one text."""

@@ -11,12 +11,20 @@ from typing import Any, TypeVar
 
 from starloom.serve.base import EngineRequest, Sampling, Usage
 from starloom.serve.errors import BadRequest, ContextTooLong, TimedOut, UnknownModel
-from starloom.serve.gateway.api import Body, ChatBody, parse_chat, parse_object, parse_text
+from starloom.serve.gateway.api import (
+    HANDS_OVER,
+    Body,
+    ChatBody,
+    parse_chat,
+    parse_object,
+    parse_text,
+)
 from starloom.serve.gateway.choose import Chooser, Gate
 from starloom.serve.gateway.client import Answering
 from starloom.serve.gateway.deadlines import Deadlines
 from starloom.serve.gateway.forward import Forward
 from starloom.serve.gateway.guarding import Guarding
+from starloom.serve.gateway.halves import Halves
 from starloom.serve.gateway.prompts import Prompt, Prompts, Wall
 from starloom.serve.gateway.quota import Quotas
 from starloom.serve.gateway.record import Tracker
@@ -31,6 +39,7 @@ CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 _MAX_SEQUENCES = 256
 _SEEDS = 2**63
+_NOT_PASSED = frozenset({"n", "best_of", *HANDS_OVER})
 _T = TypeVar("_T")
 
 
@@ -45,6 +54,7 @@ class Line:
         workers: Workers,
         relay: Relay,
         forward: Forward,
+        halves: Halves,
         guarding: Guarding,
         draw_seed: Callable[[], int],
         chooser: Chooser,
@@ -58,6 +68,7 @@ class Line:
         self._workers = workers
         self._relay = relay
         self._forward = forward
+        self._halves = halves
         self._guarding = guarding
         self._draw_seed = draw_seed
         self._chooser = chooser
@@ -91,7 +102,7 @@ class Line:
     async def _answer(self, body: Body, raw: bytes, tracker: Tracker, client: Answering) -> None:
         prompts, workers = self._route(body, tracker)
         if workers.elsewhere:
-            await self._passed_on(body, raw, prompts, workers.never, tracker, client)
+            await self._passed_on(body, raw, prompts, workers, tracker, client)
             return
         own = parse_object(raw) if workers.upstream else None
         body, own = await self._guarding.checked(body, own, prompts, tracker)
@@ -122,7 +133,7 @@ class Line:
         body: Body,
         raw: bytes,
         prompts: Prompts,
-        never: Collection[str],
+        workers: Able,
         tracker: Tracker,
         client: Answering,
     ) -> None:
@@ -133,8 +144,9 @@ class Line:
         tracker.step("key", f"about {prompt.size_tokens} tokens")
         ask = self._ask(prompt, prompts, body.priority, tracker)
         self._quotas.take(tracker.record.tenant, prompt.size_tokens)
-        usage = await self._forward.answer(
-            _path(body), raw, body, ask, tracker, client, never=never, root=prompt.root
+        sender = self._halves if workers.disagg else self._forward
+        usage = await sender.answer(
+            _path(body), raw, body, ask, tracker, client, never=workers.never, root=prompt.root
         )
         _count([usage], 1, tracker)
         self._settle(prompt.size_tokens, tracker)
@@ -252,7 +264,8 @@ class Line:
 
 def _workers(tracker: Tracker) -> tuple[bytes, bytes]:
     """The header that names who answers."""
-    names = sorted(set(tracker.record.workers.values()))
+    record = tracker.record
+    names = [*sorted(set(record.helpers.values())), *sorted(set(record.workers.values()))]
     return b"x-starloom-worker", ",".join(names).encode()
 
 
@@ -289,7 +302,7 @@ def _own(
     own: dict[str, Any], prompt: str | list[int] | None, seed: int | None, at: int
 ) -> dict[str, Any]:
     """The client's body for one of its answers; n of these stand for `n`."""
-    changed = {key: value for key, value in own.items() if key not in ("n", "best_of")}
+    changed = {key: value for key, value in own.items() if key not in _NOT_PASSED}
     if prompt is not None:
         changed["prompt"] = prompt
     if seed is not None:

@@ -1,15 +1,16 @@
 """What the gateway counts, for Prometheus. One registry an app: no module state."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from starloom.serve.gateway.record import Record
+from starloom.serve.gateway.tallies import Spread, Tally
 from starloom.serve.gateway.workers import Workers
+from starloom.serve.schedule import Role
 from starloom.serve.signals import Load
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -20,85 +21,57 @@ Samples = dict[str, dict[str, float]]
 """Family -> sample, as it stands in a page, -> value."""
 
 
-class _OfModel(NamedTuple):
-    """One model's children, looked up once."""
-
-    total: Histogram
-    ttft: Histogram
-    tpot: Histogram
-    tokens: list[tuple[str, Counter]]
-
-
 class Metrics:
-    """Counters and histograms of requests. `seen` costs a few microseconds."""
+    """Counters and histograms of requests."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         """What only grows: the sum over the site's gateways is shown."""
         self.now = CollectorRegistry()
         """What holds now, and is the same whoever is asked."""
-        registry = self.registry
-        self._requests = Counter(
-            "starloom_requests_total",
-            "Requests by how they ended",
-            ["model", "tenant", "outcome"],
-            registry=registry,
+        self._requests = Tally(
+            "starloom_requests", "Requests by how they ended", ["model", "tenant", "outcome"]
         )
-        self._ttft = _histogram("starloom_ttft_seconds", "Time to first token", registry)
-        self._total = _histogram("starloom_request_seconds", "Time of a request", registry)
-        self._tpot = _histogram(
-            "starloom_tpot_seconds", "Time per output token", registry, _TPOT_SECONDS
+        self._ttft = Spread("starloom_ttft_seconds", "Time to first token", "model", _SECONDS)
+        self._total = Spread("starloom_request_seconds", "Time of a request", "model", _SECONDS)
+        self._tpot = Spread(
+            "starloom_tpot_seconds", "Time per output token", "model", _TPOT_SECONDS
         )
-        self._tokens = {
-            field: Counter(f"starloom_{name}_tokens_total", what, ["model"], registry=registry)
-            for field, name, what in (
-                ("prompt_tokens", "prompt", "Tokens of prompts"),
-                ("cached_tokens", "cached", "Tokens of prompts whose KV was reused"),
-                ("pool_tokens", "pool", "The part of these that came out of the pool"),
-                ("completion_tokens", "generated", "Tokens of answers"),
-            )
-        }
-        self._verdicts = Counter(
-            "starloom_guard_verdicts_total",
-            "What the guard did",
-            ["where", "action"],
-            registry=registry,
+        self._prompt = Tally("starloom_prompt_tokens", "Tokens of prompts", ["model"])
+        self._cached = Tally(
+            "starloom_cached_tokens", "Tokens of prompts whose KV was reused", ["model"]
         )
-        self._by_outcome: dict[tuple[str, str, str], Counter] = {}
-        self._by_model: dict[str, _OfModel] = {}
+        self._pool = Tally(
+            "starloom_pool_tokens", "The part of these that came out of the pool", ["model"]
+        )
+        self._generated = Tally("starloom_generated_tokens", "Tokens of answers", ["model"])
+        self._verdicts = Tally("starloom_guard_verdicts", "What the guard did", ["where", "action"])
+        for family in (
+            *(self._requests, self._ttft, self._total, self._tpot),
+            *(self._prompt, self._cached, self._pool, self._generated, self._verdicts),
+        ):
+            self.registry.register(family)
 
     def seen(self, record: Record) -> None:
         """A request is over. `record.model` is a model of the site, or empty."""
-        key = (record.model, record.tenant, record.outcome)
-        requests = self._by_outcome.get(key)
-        if requests is None:
-            requests = self._by_outcome[key] = self._requests.labels(*key)
-        requests.inc()
-        if not record.model:
+        name = record.model
+        self._requests.add((name, record.tenant, record.outcome))
+        if not name:
             return
-        model = self._by_model.get(record.model)
-        if model is None:
-            model = self._by_model[record.model] = self._of_model(record.model)
-        model.total.observe(record.total_ms / 1e3)
+        self._total.observe(name, record.total_ms / 1e3)
         if record.ttft_ms is not None:
-            model.ttft.observe(record.ttft_ms / 1e3)
+            self._ttft.observe(name, record.ttft_ms / 1e3)
         if record.tpot_ms is not None:
-            model.tpot.observe(record.tpot_ms / 1e3)
-        for field, counter in model.tokens:
-            if count := getattr(record, field):
-                counter.inc(count)
-
-    def _of_model(self, name: str) -> "_OfModel":
-        return _OfModel(
-            self._total.labels(name),
-            self._ttft.labels(name),
-            self._tpot.labels(name),
-            [(field, counter.labels(name)) for field, counter in self._tokens.items()],
-        )
+            self._tpot.observe(name, record.tpot_ms / 1e3)
+        key = (name,)
+        self._prompt.add(key, record.prompt_tokens)
+        self._generated.add(key, record.completion_tokens)
+        self._cached.add(key, record.cached_tokens)
+        self._pool.add(key, record.pool_tokens)
 
     def guarded(self, where: str, action: str) -> None:
         """The guard blocked or masked something."""
-        self._verdicts.labels(where, action).inc()
+        self._verdicts.add((where, action))
 
     def samples(self) -> Samples:
         """What was counted here, for other gateways of the site to add to theirs."""
@@ -116,11 +89,12 @@ class Metrics:
 class KeyMetrics(Collector):
     """Failed keys, read when the page is asked for."""
 
-    def __init__(self, failed_keys: Callable[[], int]) -> None:
+    def __init__(self, failed_keys: Callable[[], int], whose: str = "") -> None:
         self._failed_keys = failed_keys
+        self._name = f"starloom_failed_{whose}keys"
 
     def collect(self) -> Iterable[Metric]:
-        failed = CounterMetricFamily("starloom_failed_keys", "Requests with a wrong key or none")
+        failed = CounterMetricFamily(self._name, "Requests with a wrong key or none")
         failed.add_metric([], self._failed_keys())
         yield failed
 
@@ -152,6 +126,11 @@ class WorkerMetrics(Collector):
         yield _gauge("worker_kv_usage", "Share of KV in use, as a server elsewhere says", usage)
         yield _gauge("kv_blocks", "KV blocks", {n: r.kv_blocks for n, r in reports.items()})
         yield _gauge("kv_blocks_used", "KV blocks that running sequences hold", used)
+        yield _role(self._workers.table.roles())
+        fetched = {name: report.fetched_total for name, report in reports.items()}
+        failed = {name: report.fetch_failures_total for name, report in reports.items()}
+        yield _counter("prompts_fetched", "Prompts whose KV came from another worker", fetched)
+        yield _counter("prompts_not_fetched", "Prompts computed since no KV came", failed)
 
 
 def _samples(page: str) -> Samples:
@@ -187,14 +166,24 @@ def _added(page: str, others: Sequence[Samples]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _gauge(name: str, what: str, values: Mapping[str, float]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(f"starloom_{name}", what, labels=["worker"])
+def _role(roles: Mapping[str, Role]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(
+        "starloom_worker_role", "What it computes", labels=["worker", "role"]
+    )
+    for worker, role in roles.items():
+        family.add_metric([worker, role], 1.0)
+    return family
+
+
+def _counter(name: str, what: str, values: Mapping[str, float]) -> CounterMetricFamily:
+    family = CounterMetricFamily(f"starloom_{name}", what, labels=["worker"])
     for worker, value in values.items():
         family.add_metric([worker], value)
     return family
 
 
-def _histogram(
-    name: str, what: str, registry: CollectorRegistry, buckets: tuple[float, ...] = _SECONDS
-) -> Histogram:
-    return Histogram(name, what, ["model"], registry=registry, buckets=buckets)
+def _gauge(name: str, what: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"starloom_{name}", what, labels=["worker"])
+    for worker, value in values.items():
+        family.add_metric([worker], value)
+    return family

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from starloom.serve.gateway import elsewhere
+from starloom.serve.gateway import adminapi, elsewhere
 from starloom.serve.gateway.api import Asked, ChatBody, TextBody
 from starloom.serve.gateway.line import CHAT, TEXT
 from starloom.serve.gateway.messages_in import COUNT_TOKENS, MESSAGES, CountBody, MessagesBody
@@ -152,8 +152,8 @@ _OPEN = ("/health", "/ready")
 _KEYS: list[dict[str, list[str]]] = [{"bearer": []}, {"key": []}]
 
 
-def document(models: Sequence[str], *, open_metrics: bool) -> dict[str, Any]:
-    """The document of a gateway that serves these models."""
+def document(models: Sequence[str], *, open_metrics: bool, admin: bool = False) -> dict[str, Any]:
+    """The document of a gateway that serves these models; `admin`: with the admin API."""
     bodies = {post.body for post in _POSTS}
     answers = {post.answer for post in _POSTS if post.answer is not None}
     types = sorted({*bodies, *answers, ErrorAnswer, AnthropicError}, key=lambda one: one.__name__)
@@ -164,17 +164,20 @@ def document(models: Sequence[str], *, open_metrics: bool) -> dict[str, Any]:
     paths: dict[str, Any] = {post.path: {"post": _post(post)} for post in _POSTS}
     for path, (what, kind, statuses) in _GETS.items():
         paths[path] = {"get": _get(path, what, kind, statuses, open_paths, models)}
+    security: dict[str, Any] = {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+    }
+    if admin:
+        admin_paths, more = adminapi.described()
+        paths |= admin_paths
+        schemas |= more
+        security["admin"] = {"type": "http", "scheme": "bearer", "description": "The admin key"}
     return {
         "openapi": _VERSION,
         "info": {"title": "starloom gateway", "version": "1"},
         "paths": paths,
-        "components": {
-            "schemas": schemas,
-            "securitySchemes": {
-                "bearer": {"type": "http", "scheme": "bearer"},
-                "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
-            },
-        },
+        "components": {"schemas": schemas, "securitySchemes": security},
     }
 
 

@@ -3,7 +3,24 @@
 from collections.abc import Callable
 
 from starloom.serve.base import Delta, TokenLogprob, Usage
-from starloom.serve.guard import OutputFilter, Verdict
+from starloom.serve.guard import Guard, OutputFilter, Verdict
+
+
+class Outlets:
+    """The guard of one answer, which may have many texts. `note` is told what stands in each."""
+
+    def __init__(
+        self, guard: Guard, prompt_tokens: int, note: Callable[[list[Verdict]], None]
+    ) -> None:
+        self._guard = guard
+        self._prompt_tokens = prompt_tokens
+        self._note = note
+        self.is_clean = guard.is_clean_output
+        """Whether a whole text may go out as it is: then it needs no outlet."""
+
+    def make(self) -> "Outlet":
+        """The outlet of one text."""
+        return Outlet(self._guard.output(), self._prompt_tokens, self._note)
 
 
 class Outlet:
@@ -25,6 +42,11 @@ class Outlet:
         self._held = ""
         self._waiting: list[TokenLogprob] = []
         self._changed = False
+
+    @property
+    def held_chars(self) -> int:
+        """How much is held back for what may follow."""
+        return self._filter.held_chars
 
     def let_out(self, delta: Delta) -> Delta:
         """What may be seen of `delta`; its `finish` tells when the filter ends the answer."""

@@ -1,7 +1,5 @@
 """The short answers: health, readiness, models, metrics, and what can be asked."""
 
-from functools import cached_property
-
 import msgspec
 
 from starloom.serve.errors import UnknownModel
@@ -21,14 +19,16 @@ class Pages:
     def __init__(
         self, site: Site, workers: Workers, metrics: Metrics, board: Board | None, created: int
     ) -> None:
-        served = {worker.model for worker in site.workers}
-        self._models = {model.name: model for model in site.models if model.name in served}
+        self._site_models = site.models
+        self._stated = {worker.model for worker in site.workers}
+        self._stated |= {found.worker.model for found in site.discover}
         self._routes = [route.name for route in site.routes]
         self._workers = workers
         self._metrics = metrics
         self._board = board
         self._created = created
         self._open_metrics = site.gateway.open_metrics
+        self._admin = site.gateway.admin is not None
         self.draining = False
 
     def answer(self, path: str, client: Client) -> bool:
@@ -59,13 +59,21 @@ class Pages:
             return False
         return True
 
-    @cached_property
+    @property
+    def _models(self) -> dict[str, Model]:
+        """Models that the site has workers for, or a worker that joined."""
+        served = {engine.model for engine in self._workers.engines.values()} | self._stated
+        return {model.name: model for model in self._site_models if model.name in served}
+
+    @property
     def _document(self) -> bytes:
-        return msgspec.json.encode(document([*self._models], open_metrics=self._open_metrics))
+        found = document([*self._models], open_metrics=self._open_metrics, admin=self._admin)
+        return msgspec.json.encode(found)
 
     def _ready(self, client: Client) -> None:
-        missing = [name for name in self._models if not self._workers.table.ready(name)]
-        if self.draining or missing:
+        models = self._models
+        missing = [name for name in models if not self._workers.table.ready(name)]
+        if self.draining or missing or not models:
             why = {"status": "draining" if self.draining else "waiting", "models": missing}
             client.json(503, msgspec.json.encode(why))
         else:

@@ -36,6 +36,8 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     stream: bool = False
     workers: dict[int, str] = {}
     """Who answered, or tried last, by the answer's index."""
+    helpers: dict[int, str] = {}
+    """Which worker of ours computed the prompt, where that was another one."""
     status: int = 0
     outcome: str = ""
     """`ok`, `cancelled`, or the code of an error."""
@@ -84,7 +86,7 @@ class Tracker:
         return self._clock.wall()
 
     def now_ms(self) -> float:
-        return round((self._mono() - self._begin) * 1e3, 3)
+        return int((self._mono() - self._begin) * 1e6) / 1e3  # `round` costs four times as much
 
     def step(self, name: str, what: str = "", why: str = "") -> None:
         """A step of the line is done."""

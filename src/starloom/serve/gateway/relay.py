@@ -7,10 +7,11 @@ from typing import cast
 
 from starloom.serve.base import Delta, EngineRequest, Finish, TokenLogprob, Usage
 from starloom.serve.errors import EngineFailed, Unavailable
+from starloom.serve.gateway.handing import HandsOver, handed_over
 from starloom.serve.gateway.outlet import Outlet
 from starloom.serve.gateway.record import Tracker
 from starloom.serve.gateway.workers import Tries, Workers
-from starloom.serve.schedule import Ask, Ticket
+from starloom.serve.schedule import Ask, Half, Ticket
 
 WAIT_S = 5.0
 """So long a request waits for a worker to come up."""
@@ -76,15 +77,13 @@ class Relay:
             ticket = await self._ticket(sequence, tries, tracker)
             begun = False
             try:
-                async with aclosing(self._attempt(sequence, ticket, tracker)) as deltas:
+                async with aclosing(self._attempt(sequence, ticket, tries.half, tracker)) as deltas:
                     async for delta in deltas:
                         begun = True
                         yield delta
             except (Unavailable, EngineFailed) as error:
                 tracker.step("failed", ticket.worker, error.message)
-                if begun:
-                    raise
-                tries.failed(ticket.worker, error)
+                tries.failed(ticket.worker, error, begun=begun)
             else:
                 return
 
@@ -95,7 +94,7 @@ class Relay:
             ticket = await self._ticket(sequence, tries, tracker)
             answer = Answer()
             try:
-                async with aclosing(self._attempt(sequence, ticket, tracker)) as deltas:
+                async with aclosing(self._attempt(sequence, ticket, tries.half, tracker)) as deltas:
                     async for delta in deltas:
                         answer.add(delta)
             except (Unavailable, EngineFailed) as error:
@@ -105,24 +104,52 @@ class Relay:
                 return answer
 
     def _tries(self, sequence: Sequence) -> Tries:
-        model = sequence.request.model
-        return Tries(self._workers, model, sequence.ask, sequence.never, self._wait_s, self._now)
+        model, ask = sequence.request.model, sequence.ask
+        # A prompt of less than a block is computed sooner than it is handed over.
+        apart = ask.prompt_tokens >= ask.block_tokens and self._workers.table.apart(model)
+        return self._tries_of(sequence, sequence.never, "decode" if apart else "whole")
+
+    def _tries_of(self, sequence: Sequence, never: Collection[str], half: Half) -> Tries:
+        model, ask = sequence.request.model, sequence.ask
+        bodiless = sequence.request.body is None
+        return Tries(
+            self._workers, model, ask, never, self._wait_s, self._now, half, bodiless=bodiless
+        )
 
     async def _ticket(self, sequence: Sequence, tries: Tries, tracker: Tracker) -> Ticket:
+        if tries.half == "decode" and not tries.some():
+            tries.half = "whole"  # a worker that prefills can do the rest as well
         ticket = await tries.next()
         tracker.record.workers[sequence.index] = ticket.worker
+        tracker.record.helpers.pop(sequence.index, None)
         tracker.step("schedule", ticket.worker, ticket.why)
         return ticket
 
+    def _deltas(
+        self, sequence: Sequence, ticket: Ticket, half: Half, tracker: Tracker
+    ) -> AsyncGenerator[Delta, None]:
+        """What the ticket's worker answers, with another one's prefill for a decode ticket."""
+        engine = self._workers.engines[ticket.worker]
+        if half == "decode" and isinstance(engine, HandsOver):
+            tries = self._tries_of(sequence, {*sequence.never, ticket.worker}, "prefill")
+            prefill = tries.at_once()
+            if prefill is not None:
+                other = self._workers.engines[prefill.worker]
+                if isinstance(other, HandsOver) and other.handover:
+                    tracker.record.helpers[sequence.index] = prefill.worker
+                    tracker.step("prefill", prefill.worker, prefill.why)
+                    return handed_over(sequence.request, other, engine, prefill, tries, self._now)
+                prefill.end()
+        return cast("AsyncGenerator[Delta, None]", engine.stream(sequence.request))
+
     async def _attempt(
-        self, sequence: Sequence, ticket: Ticket, tracker: Tracker
+        self, sequence: Sequence, ticket: Ticket, half: Half, tracker: Tracker
     ) -> AsyncGenerator[Delta, None]:
         """What one worker says, past the guard. The ticket ends here, whatever happens."""
         outlet = self._outlet(tracker, sequence.ask.prompt_tokens)
-        engine = self._workers.engines[ticket.worker]
         begun = False
         try:
-            stream = cast("AsyncGenerator[Delta, None]", engine.stream(sequence.request))
+            stream = self._deltas(sequence, ticket, half, tracker)
             async with aclosing(stream) as deltas:
                 async for delta in deltas:
                     if delta.finish in ("error", "cancelled"):

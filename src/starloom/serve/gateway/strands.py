@@ -8,7 +8,7 @@ What is not covered: labels (ids, roles, types), and media that an answer holds 
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -41,7 +41,7 @@ _ESCAPE = re.compile(
 class Strands:
     """The texts of one choice. `make` gives a guard for a text."""
 
-    def __init__(self, make: Callable[[], Outlet | None]) -> None:
+    def __init__(self, make: Callable[[], Outlet]) -> None:
         self._make = make
         self._outlets: dict[_Path, Outlet] = {}
         self._escapes: dict[_Path, str] = {}
@@ -68,6 +68,21 @@ class Strands:
                     changed = True
         return changed or self.cut
 
+    def pieces(self, texts: Sequence[str]) -> list[str]:
+        """Pieces of content that came together, at one look: what each may show of it.
+
+        Where the content is cut, those that show less than they said are what it ends in.
+        """
+        outlet = self._outlet(_CONTENT)
+        end = outlet.held_chars
+        shown = self._through(outlet, "".join(texts), final=False)
+        out, begin = [], 0
+        for text in texts:
+            end += len(text)
+            out.append(shown[begin:end])
+            begin = end
+        return out
+
     def close(self) -> None:
         """Tell what was found."""
         for outlet in (*self._outlets.values(), *self._spent):
@@ -75,18 +90,20 @@ class Strands:
 
     def _let_out(self, path: _Path, text: str) -> str:
         at_once = path[-1] == _AT_ONCE
-        outlet = None if at_once else self._outlets.get(path)
-        if outlet is None:
-            outlet = self._make()
-            if outlet is None:
-                return text
-            if at_once:
-                self._spent.append(outlet)
-            else:
-                self._outlets[path] = outlet
+        outlet = self._outlet(path)
         if path[-1] == _JSON:
             text, self._escapes[path] = unescaped(self._escapes.get(path, "") + text)
         return self._through(outlet, text, final=at_once)
+
+    def _outlet(self, path: _Path) -> Outlet:
+        outlet = self._outlets.get(path)
+        if outlet is None:
+            outlet = self._make()
+            if path[-1] == _AT_ONCE:
+                self._spent.append(outlet)
+            else:
+                self._outlets[path] = outlet
+        return outlet
 
     def _rest(self, path: _Path) -> str:
         return self._through(self._outlets[path], self._escapes.pop(path, ""), final=True)
@@ -95,6 +112,17 @@ class Strands:
         delta = outlet.let_out(Delta(id="", text=text, finish="stop" if final else None))
         self.cut = self.cut or delta.finish == "content_filter"
         return delta.text
+
+
+def is_clean(holder: dict[str, Any], clean: Callable[[str], bool]) -> bool:
+    """Whether all texts of a whole choice may go out as they are. False where that is not plain."""
+    found = _texts(holder, ())
+    if len(found) > 1 and len({path for path, _, _ in found}) < len(found):
+        return False  # pieces of one text
+    texts = [(path[-1], place[key]) for path, place, key in found]
+    return not any(key == _JSON and "\\" in text for key, text in texts) and all(
+        clean(text) for _, text in texts
+    )
 
 
 def unescaped(text: str) -> tuple[str, str]:

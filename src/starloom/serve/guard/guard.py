@@ -142,6 +142,10 @@ class Guard:
         """A filter for one answer."""
         return OutputFilter(*self._outputs)
 
+    def is_clean_output(self, text: str) -> bool:
+        """Whether a filter would let a whole text out as it is."""
+        return not any(finder.scan(text, 0, final=True).found for finder in self._outputs)
+
     async def close(self) -> None:
         """Let go of the safety model's connections."""
         if self._model is not None:

@@ -33,6 +33,11 @@ class OutputFilter:
     def blocked(self) -> bool:
         return self._blocked
 
+    @property
+    def held_chars(self) -> int:
+        """How much is held back for what may follow."""
+        return len(self._text)
+
     def feed(self, text: str) -> str:
         if not self._finders:
             return text

@@ -229,13 +229,13 @@ class Upstream:
             raise UpstreamError(f"no answer within {timeout_s:g} s") from error
 
     def close(self) -> None:
-        """Break all connections off."""
+        """Break all connections off, and what is under way on them. There are none afterwards."""
         self._closed = True
         if self._ticking is not None:
             self._ticking.cancel()
             self._ticking = None
         for link in tuple(self._links):
-            link.abort()
+            link.fail("closed by the gateway")
 
     # What connections tell.
 
@@ -261,6 +261,7 @@ class Upstream:
 
     async def _connect(self) -> "_Link":
         loop = asyncio.get_running_loop()
+        self._check_open()
         try:
             async with asyncio.timeout(_CONNECT_S):
                 _, link = await loop.create_connection(
@@ -270,9 +271,16 @@ class Upstream:
             why = "does not answer" if isinstance(error, TimeoutError) else error
             raise UpstreamError(f"{self._host}:{self._port}: {why}", sent=False) from error
         self._links.add(link)
+        self._check_open()
         if self._ticking is None:
             self._ticking = loop.call_later(_TICK_S, self._tick)
         return link
+
+    def _check_open(self) -> None:
+        """Raise `UpstreamError` where `close` was called, with no connection left behind."""
+        if self._closed:
+            self.close()
+            raise UpstreamError(f"{self._host}:{self._port}: closed by the gateway", sent=False)
 
     def _tick(self) -> None:
         """One timer for all connections of this server: who is silent for too long is lost."""

@@ -40,6 +40,8 @@ class Frame(msgspec.Struct, array_like=True):
     connections: int = 0
     samples: dict[str, dict[str, float]] = {}
     """What the peer counted for its metrics page: in full frames on the same machine only."""
+    members: bytes = b""
+    """Workers that were changed at run time, signed; in full frames, and where that is news."""
 
 
 class View(Protocol):

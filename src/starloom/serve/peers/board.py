@@ -33,10 +33,15 @@ class Board:
         """Of clients, here."""
         self.samples: Callable[[], dict[str, dict[str, float]]] = dict
         """What was counted here, for the metrics pages of the others."""
+        self.members: Callable[[], bytes] = bytes
+        """What was said here of workers that come and go, for the others."""
+        self.heard: Callable[[bytes], object] = bytes
+        """Told what others said of them."""
         self._view = view
         self._peers: dict[str, _Peer] = {}
         self._told_spent: dict[str, Spent] = {}
         self._told_connections = 0
+        self._told_members = b""
         self._seen: list[tuple[str, bytes]] = []
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(Frame).decode
@@ -59,9 +64,14 @@ class Board:
         """A frame of what changed since the last one; None when nothing did."""
         counts, spent = dict(self._view.changed()), self._view.spent()
         used = {name: now for name, now in spent.items() if self._told_spent.get(name) != now}
-        if not (counts or used or self._seen or self.connections != self._told_connections):
+        members = self.members()
+        changed = members != self._told_members
+        more = self.connections != self._told_connections or changed
+        if not (counts or used or self._seen or more):
             return None
         frame = Frame(self.me, False, counts, used, self._seen, self.connections)
+        if changed:
+            frame.members = self._told_members = members
         self._told_spent.update(used)
         self._told_connections, self._seen = self.connections, []
         return self._encode(frame)
@@ -70,7 +80,10 @@ class Board:
         """A frame of all that holds, for who has missed something; `near` as `Bus.near`."""
         own = {name: now for name, now in self._view.own().items() if any(now)}
         spent, samples = dict(self._view.spent()), self.samples() if near else {}
-        return self._encode(Frame(self.me, True, own, spent, [], self.connections, samples))
+        members = self.members()
+        return self._encode(
+            Frame(self.me, True, own, spent, [], self.connections, samples, members)
+        )
 
     def others_samples(self) -> list[dict[str, dict[str, float]]]:
         """What each other process here counted, when it last said so."""
@@ -91,6 +104,8 @@ class Board:
         peer.heard_s = now_s
         peer.connections = frame.connections
         peer.samples = frame.samples or peer.samples
+        if frame.members:
+            self.heard(frame.members)
         changed = set(frame.counts)
         if frame.full:
             changed |= set(peer.counts)

@@ -1,7 +1,7 @@
 """The bus between machines: publish and subscribe on a Valkey or Redis server.
 
-Frames are figures and hashes: no prompt and no secret is in them. When the server is
-away each gateway goes on with what it knows of itself.
+Frames are figures, hashes and addresses of workers: no prompt and no secret is in them. When the
+server is away each gateway goes on with what it knows of itself.
 """
 
 import asyncio

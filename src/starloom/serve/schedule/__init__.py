@@ -9,6 +9,7 @@ from starloom.serve.schedule.base import (
     Trip,
     WorkerView,
 )
+from starloom.serve.schedule.breaker import Breaker, Breakers, Permit, State
 from starloom.serve.schedule.policies import (
     CacheAware,
     KvCost,
@@ -21,23 +22,29 @@ from starloom.serve.schedule.policies import (
 from starloom.serve.schedule.registry import POLICIES
 from starloom.serve.schedule.sla import Sla
 from starloom.serve.schedule.starloom import Starloom
-from starloom.serve.schedule.table import Ticket, WorkerTable
+from starloom.serve.schedule.table import Half, Role, Ticket, WorkerTable
 
 __all__ = [
     "POLICIES",
     "Ask",
+    "Breaker",
+    "Breakers",
     "CacheAware",
     "Decision",
+    "Half",
     "KvCost",
     "Learner",
     "LeastOutstanding",
+    "Permit",
     "Policy",
     "PrefixLoad",
     "Product",
+    "Role",
     "RoundRobin",
     "Shed",
     "Sla",
     "Starloom",
+    "State",
     "Ticket",
     "Trip",
     "Weighted",

@@ -106,6 +106,14 @@ class Policy(Protocol):
 
 
 @runtime_checkable
+class Forgetful(Protocol):
+    """A policy that keeps something of each worker."""
+
+    def forget(self, worker: str) -> None:
+        """The worker is gone for good."""
+
+
+@runtime_checkable
 class Learner(Protocol):
     """A policy that wants to be told how its decisions went."""
 

@@ -106,6 +106,11 @@ class Forecaster:
             gap_s = (trip.ended_s - trip.first_s) / (trip.answer_tokens - 1)
             self.decode.learn((1.0, context, sequences), gap_s)
 
+    def forget(self, worker: str) -> None:
+        """Its own pace, but not what it taught of all."""
+        self._pace.pop(worker, None)
+        self._factor.pop(worker, None)
+
 
 def _column(name: str, workers: Sequence[WorkerView]) -> Column:
     return np.fromiter(map(attrgetter(name), workers), float, len(workers))

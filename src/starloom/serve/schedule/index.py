@@ -52,9 +52,14 @@ class PrefixIndex:
         self._lru: list[OrderedDict[_Segment, None]] = []
         self._blocks: list[int] = []
         self._capacity: list[int] = []
+        self._free: list[int] = []
 
     def join(self, capacity: int) -> int:
         """A new worker that holds at most `capacity` blocks, and nothing yet; its number."""
+        if self._free:
+            number = self._free.pop()
+            self._capacity[number] = capacity
+            return number
         self._lru.append(OrderedDict())
         self._blocks.append(0)
         self._capacity.append(capacity)
@@ -147,6 +152,11 @@ class PrefixIndex:
         """The worker holds nothing any more."""
         while self._lru[worker]:
             self._drop(worker, next(reversed(self._lru[worker])))
+
+    def leave(self, worker: int) -> None:
+        """The worker is gone, and its number is free for another."""
+        self.clear(worker)
+        self._free.append(worker)
 
     def check_integrity(self) -> None:
         """Raise AssertionError where the books contradict themselves. For tests."""

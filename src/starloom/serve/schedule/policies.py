@@ -87,8 +87,8 @@ class CacheAware:
     """SGLang's router: the longest match where it is long enough, unless load is out of balance.
 
     Out of balance: max - min > 64 requests and max > 1.5 min; then, and where less than .3 of the
-    prompt is matched, the shortest queue. Source: sglang_router 0.3.2, router_args.py (defaults)
-    and src/policies/cache_aware.rs; it matches text, we match blocks.
+    prompt is matched, and among equal matches, the shortest queue. Source: sglang_router 0.3.2,
+    router_args.py (defaults) and src/policies/cache_aware.rs; it matches text, we match blocks.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class CacheAware:
         least = shortest.outstanding
         if most - least > self._abs_threshold and most > self._rel_threshold * least:
             return Decision(shortest.name, f"out of balance: {least} to {most}")
-        best = max(workers, key=lambda view: view.overlap_blocks)
+        best = max(workers, key=lambda view: (view.overlap_blocks, -view.outstanding))
         rate = best.overlap_blocks * ask.block_tokens / max(ask.prompt_tokens, 1)
         if rate > self._cache_threshold:
             return Decision(best.name, f"{100 * rate:.0f} % matched")

@@ -1,5 +1,6 @@
 """Targets first: the cheapest worker that meets them, or no worker now."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,8 +13,8 @@ _HEADROOM = 0.8
 _MAY_MISS = 0.02
 _PATIENT_S = 0.1
 _WIDEST = 4.0
-_DOUBT = 0.002
-"""Of what a margin is wider than 1, so much goes with each refusal."""
+_DOUBT_S = 30.0
+"""While requests are refused, what a margin is wider than 1 falls to 1/e in this time."""
 
 
 class Sla:
@@ -58,12 +59,15 @@ class Sla:
         over_s = late * best_s - share * ttft_s
         if over_s <= 0:  # it is decoding that is too slow: until an answer or so has ended
             over_s = self._forecaster.decoding_s.value / max(workers[at].outstanding, 1)
-        self._ttft.relax()
-        self._tpot.relax()
+        self._ttft.relax(ask.now_s)
+        self._tpot.relax(ask.now_s)
         return Shed(
             retry_after_s=max(over_s, _PATIENT_S),
             why=f"overloaded: first token in {best_s:.2f} s at best, {ttft_s:g} s wanted",
         )
+
+    def forget(self, worker: str) -> None:
+        self._forecaster.forget(worker)
 
     def learn(self, trip: Trip) -> None:
         self._forecaster.learn(trip)
@@ -72,10 +76,10 @@ class Sla:
         ttft_s = trip.ttft_target_s or self._ttft_target_s
         tpot_s = trip.tpot_target_s or self._tpot_target_s
         if trip.first_s is not None and trip.ended_s is None:
-            self._ttft.learn(missed=trip.first_s - trip.begun_s > ttft_s)
+            self._ttft.learn(trip.first_s, missed=trip.first_s - trip.begun_s > ttft_s)
         elif trip.first_s is not None and trip.ended_s is not None and trip.answer_tokens > 1:
             gaps = trip.answer_tokens - 1
-            self._tpot.learn(missed=trip.ended_s - trip.first_s > tpot_s * gaps)
+            self._tpot.learn(trip.ended_s, missed=trip.ended_s - trip.first_s > tpot_s * gaps)
 
 
 class _Margin:
@@ -83,14 +87,20 @@ class _Margin:
 
     def __init__(self) -> None:
         self.factor = 1.0
+        self._told_s = 0.0
 
-    def learn(self, *, missed: bool) -> None:
+    def learn(self, now_s: float, *, missed: bool) -> None:
+        """What became of a request that was promised to keep to target."""
+        self._told_s = now_s
         step = 0.05 * ((1 - _MAY_MISS) if missed else -_MAY_MISS)
         self.factor = min(max(self.factor + step, 1.0), _WIDEST)
 
-    def relax(self) -> None:
+    def relax(self, now_s: float) -> None:
         """A request was refused, which teaches nothing: doubt whether the margin is still true.
 
-        Without doubt a margin that once grew wide would refuse all, and so never learn better.
+        Without doubt a margin that once grew wide would refuse all, and so never learn better. It
+        grows with the time that nothing was learned in, not with refusals, of which there are many.
         """
-        self.factor = max(self.factor - _DOUBT * (self.factor - 1.0), 1.0)
+        keep = math.exp(-max(now_s - self._told_s, 0.0) / _DOUBT_S)
+        self._told_s = now_s
+        self.factor = 1.0 + keep * (self.factor - 1.0)

@@ -36,5 +36,8 @@ class Starloom:
         )
         return Decision(worker.name, why)
 
+    def forget(self, worker: str) -> None:
+        self._forecaster.forget(worker)
+
     def learn(self, trip: Trip) -> None:
         self._forecaster.learn(trip)

@@ -17,16 +17,29 @@ class _Entry(NamedTuple):
 
 
 class LoadBoard:
-    """Loads by worker. `now`: a monotonic clock in seconds, injected."""
+    """Loads by worker. `now`: a monotonic clock in seconds, injected.
 
-    def __init__(self, now: Callable[[], float], *, stale_after: float = STALE_AFTER) -> None:
+    `tell` hears of each: the worker, its load, and until when that counts.
+    """
+
+    def __init__(
+        self,
+        now: Callable[[], float],
+        tell: Callable[[str, Load, float], None] | None = None,
+        *,
+        stale_after: float = STALE_AFTER,
+    ) -> None:
         self._now = now
+        self._tell = tell
         self._stale_after = stale_after
         self._entries: dict[str, _Entry] = {}
 
     def put(self, worker: str, load: Load, every_s: float) -> None:
         """A load that came now; the next one is due in `every_s`."""
-        self._entries[worker] = _Entry(load, self._now(), every_s)
+        now_s = self._now()
+        self._entries[worker] = _Entry(load, now_s, every_s)
+        if self._tell is not None:
+            self._tell(worker, load, now_s + self._stale_after * every_s)
 
     def put_report(self, worker: str, report: LoadReport, every_s: float) -> None:
         """A report of a worker of ours."""

@@ -33,26 +33,14 @@ class Signals:
     ) -> None:
         self.events: dict[str, KvEventSource] = {}
         self.metrics: dict[str, MetricsSource] = {}
+        self._site = site
+        self._sink = sink
+        self._board = board
+        self._root_of_tenant = root_of_tenant
         self._client = httpx.AsyncClient(transport=transport, timeout=TIMEOUT_S)
         for worker in site.workers:
-            if not isinstance(worker, OpenAIWorker):
-                continue
-            block_tokens = site.model(worker.model).block_tokens
-            if worker.kv_events is not None:
-                tenant = worker.kv_events.tenant
-                root = None if tenant is None else root_of_tenant(worker.model, tenant)
-                source = _events(worker.name, worker.kv_events, block_tokens, sink, root)
-                self.events[worker.name] = source
-            if worker.metrics != "none":
-                fetch = http_fetch(self._client, worker.metrics_address, _headers(worker))
-                self.metrics[worker.name] = MetricsSource(
-                    worker.name,
-                    worker.metrics,
-                    fetch,
-                    board,
-                    every_s=worker.metrics_every_s,
-                    block_tokens=block_tokens,
-                )
+            if isinstance(worker, OpenAIWorker):
+                self._add(worker)
 
     async def start(self) -> None:
         """Begin to listen and to ask. Raises `NoZmq`."""
@@ -61,12 +49,47 @@ class Signals:
         for metrics in self.metrics.values():
             await metrics.start()
 
+    async def join(self, worker: OpenAIWorker) -> None:
+        """Begin to listen to a worker that the sink knows. Raises `NoZmq`."""
+        self._add(worker)
+        if worker.name in self.metrics:
+            await self.metrics[worker.name].start()
+        if worker.name in self.events:
+            await self.events[worker.name].start()
+
+    async def leave(self, name: str) -> None:
+        """Listen to a worker no longer, before the sink forgets it."""
+        events, metrics = self.events.pop(name, None), self.metrics.pop(name, None)
+        if events is not None:
+            await events.close()
+        if metrics is not None:
+            await metrics.close()
+        self._board.forget(name)
+
     async def close(self) -> None:
         await asyncio.gather(
             *(events.close() for events in self.events.values()),
             *(metrics.close() for metrics in self.metrics.values()),
         )
         await self._client.aclose()
+
+    def _add(self, worker: OpenAIWorker) -> None:
+        block_tokens = self._site.model(worker.model).block_tokens
+        if worker.kv_events is not None:
+            tenant = worker.kv_events.tenant
+            root = None if tenant is None else self._root_of_tenant(worker.model, tenant)
+            source = _events(worker.name, worker.kv_events, block_tokens, self._sink, root)
+            self.events[worker.name] = source
+        if worker.metrics != "none":
+            fetch = http_fetch(self._client, worker.metrics_address, _headers(worker))
+            self.metrics[worker.name] = MetricsSource(
+                worker.name,
+                worker.metrics,
+                fetch,
+                self._board,
+                every_s=worker.metrics_every_s,
+                block_tokens=block_tokens,
+            )
 
 
 def _events(

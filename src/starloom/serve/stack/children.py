@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from starloom.kv.layout import PAGE_BYTES
 from starloom.serve.models import ModelFiles
 from starloom.serve.rundir import RunDir
 from starloom.site import Site
@@ -37,6 +38,16 @@ def pool_slots(site: Site) -> dict[int, int]:
     return {size: share // size for size in sorted(sizes) if share >= size}
 
 
+def ssd_slots(site: Site) -> dict[int, int]:
+    """Slots on disk by block size, in equal shares; a slot has a header page and whole pages."""
+    if site.pool is None or site.pool.ssd is None:
+        return {}
+    sizes = pool_slots(site)
+    share = int(site.pool.ssd.gib * 2**30) // max(len(sizes), 1)
+    strides = {size: PAGE_BYTES + -(-size // PAGE_BYTES) * PAGE_BYTES for size in sizes}
+    return {size: share // stride for size, stride in strides.items() if share >= stride}
+
+
 def _pool(site: Site, rundir: RunDir) -> Iterator[Child]:
     slots = pool_slots(site)
     if not slots:
@@ -44,6 +55,14 @@ def _pool(site: Site, rundir: RunDir) -> Iterator[Child]:
     command = [sys.executable, "-m", "starloom.kv.server", "--socket", str(rundir.pool_socket)]
     for size, count in slots.items():
         command += ["--slots", f"{size}x{count}"]
+    if site.pool:
+        command += ["--policy", site.pool.policy]
+    if site.pool and site.pool.ssd and (below := ssd_slots(site)):
+        command += ["--ssd", str(site.base / site.pool.ssd.path)]
+        command += ["--ssd-threads", str(site.pool.ssd.threads)]
+        command += ["--ssd-wait-s", str(0.6 * site.pool.timeout_s)]
+        for size, count in below.items():
+            command += ["--ssd-slots", f"{size}x{count}"]
     yield Child("pool", "pool", tuple(command), rundir.log("pool"))
 
 

@@ -133,12 +133,6 @@ class Stack:
             self._lock = None
 
     def _prepare(self) -> None:
-        halves = [w.name for w in self.site.workers if getattr(w, "role", "both") != "both"]
-        if halves:
-            raise StackError(
-                f"the gateway does not send prefill and decode apart yet (workers"
-                f" {', '.join(halves)}): give them `role: both`, or wait for a later version"
-            )
         try:
             self.rundir.create()
         except OSError as error:

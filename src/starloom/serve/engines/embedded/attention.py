@@ -48,6 +48,28 @@ class PagedKv:
         self._flat[layer, 0].index_copy_(0, slots, keys)
         self._flat[layer, 1].index_copy_(0, slots, values)
 
+    def read(self, layer: int, blocks: Sequence[int], target: Any) -> None:
+        """Copy one layer of some blocks to `target`, float32 in host memory.
+
+        Its shape is [2, blocks, block_tokens, kv_heads, head_dim], flat or not.
+        """
+        pages = self.pages[layer]
+        target = target.view(2, len(blocks), *pages.shape[2:])
+        if (run := _run(blocks)) is not None:
+            target.copy_(pages[:, run])
+        else:
+            target.copy_(pages.index_select(1, torch.tensor(blocks, device=self.device)))
+
+    def fill(self, layer: int, blocks: Sequence[int], numbers: Any) -> None:
+        """The other way round, out of a NumPy array that may be for reading only."""
+        pages = self.pages[layer]
+        rows = numbers.reshape(2, len(blocks), *pages.shape[2:])
+        if self.device == "cpu":
+            pages.numpy()[:, _run(blocks) or list(blocks)] = rows
+        else:
+            table = torch.tensor(blocks, device=self.device)
+            pages.index_copy_(1, table, torch.from_numpy(rows.copy()).to(self.device))
+
     def slots(self, step: Step) -> Any:
         """Where each token of a step is written: block * block_tokens + offset."""
         found = []
@@ -66,9 +88,8 @@ class PagedKv:
         Blocks that are neighbours are read in place, others are gathered.
         """
         count = -(-tokens // self.block_tokens)
-        first = blocks[0]
-        if list(blocks[:count]) == list(range(first, first + count)):
-            start = first * self.block_tokens
+        if (run := _run(blocks[:count])) is not None:
+            start = run.start * self.block_tokens
             both = self._flat[layer, :, start : start + tokens]
         else:
             table = torch.tensor(blocks[:count], device=self.device)
@@ -202,6 +223,12 @@ class CausalMasks:
         later = torch.ones(TILE_ROWS, TILE_ROWS, dtype=torch.bool, device=self._device).triu(1)
         strip[:, -TILE_ROWS:].masked_fill_(later, float("-inf"))
         return strip
+
+
+def _run(blocks: Sequence[int]) -> slice | None:
+    """The stretch that blocks make up, if they are neighbours in order."""
+    first, count = blocks[0], len(blocks)
+    return slice(first, first + count) if list(blocks) == [*range(first, first + count)] else None
 
 
 def _batched(rows: Any) -> Any:

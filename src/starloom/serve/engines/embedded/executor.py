@@ -1,6 +1,7 @@
 """The executor with weights: one model of a folder on one device."""
 
 import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +48,19 @@ class EmbeddedExecutor:
             spec.layers, self.num_blocks, block_tokens, spec.kv_heads, spec.head_dim, device
         )
         self.block_bytes = self._kv.block_bytes
+        self.layers = spec.layers
+        self.part_bytes = self.block_bytes // spec.layers
         self.vocab = spec.vocab
         self.eos = spec.eos
         self._forward = Forward(spec, weights, self._kv)
         _log.info("%s on %s, %d KV blocks", folder.name, device, self.num_blocks)
 
-    def logits(self, step: Step) -> Any:
+    def logits(self, step: Step, layer_done: Callable[[int], None] | None = None) -> Any:
         """Compute a step; logits [sampled, vocab] on this model's device."""
-        return self._forward(step)
+        return self._forward(step, layer_done)
 
-    def run(self, step: Step) -> list[Choice]:
-        rows = self.logits(step).cpu().numpy()
+    def run(self, step: Step, layer_done: Callable[[int], None] | None = None) -> list[Choice]:
+        rows = self.logits(step, layer_done).cpu().numpy()
         return [
             choose(row, piece.sequence.sampling, piece.sequence.generated, self.eos)
             for row, piece in zip(rows, step.sampled, strict=True)
@@ -75,6 +78,18 @@ class EmbeddedExecutor:
         numbers = np.frombuffer(view, dtype=np.float32)
         page = self._kv.pages[:, :, index]
         page.copy_(torch.from_numpy(numbers.copy()).view(page.shape))
+
+    def read_parts(self, layer: int, blocks: Sequence[int], target: memoryview) -> None:
+        """float32 [2, blocks, block_tokens, kv_heads, head_dim]."""
+        self._kv.read(layer, blocks, torch.frombuffer(target, dtype=torch.float32))
+
+    def write_parts(self, layer: int, blocks: Sequence[int], data: memoryview) -> None:
+        # Through numpy, which takes bytes that are for reading only.
+        numbers = np.frombuffer(data, dtype=np.float32)
+        self._kv.fill(layer, blocks, numbers)
+
+    def transfer_s(self, blocks: int) -> float:  # noqa: ARG002
+        return 0.0
 
     def close(self) -> None:
         """Memory goes with the object."""

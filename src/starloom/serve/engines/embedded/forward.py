@@ -1,5 +1,6 @@
 """The forward pass of the Llama family: tokens of one step in, logits of the sampled ones out."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,12 +22,15 @@ class Forward:
         self._masks = CausalMasks(kv.device)
         self._frequencies = spec.rope_frequencies.to(kv.device)
 
-    def __call__(self, step: Step) -> Any:
-        """Logits [sampled, vocab] in float32; the KV of all tokens of the step is written."""
-        with torch.inference_mode():
-            return self._logits(step)
+    def __call__(self, step: Step, layer_done: Callable[[int], None] | None = None) -> Any:
+        """Logits [sampled, vocab] in float32; the KV of all tokens of the step is written.
 
-    def _logits(self, step: Step) -> Any:
+        `layer_done` is told of each layer whose KV is.
+        """
+        with torch.inference_mode():
+            return self._logits(step, layer_done or _nobody)
+
+    def _logits(self, step: Step, layer_done: Callable[[int], None]) -> Any:
         device = self._kv.device
         tokens = torch.tensor([t for piece in step.slices for t in piece.tokens], device=device)
         positions = torch.cat([torch.arange(piece.start, piece.end) for piece in step.slices])
@@ -38,9 +42,11 @@ class Forward:
             x = self._norm(hidden, layer.input_norm)
             queries, keys, values = self._project(layer, x, turns)
             out = attention(index, queries, keys, values).flatten(1)
+            layer_done(index)
             hidden = hidden + linear(out, layer.output, layer.output_bias)
             hidden = hidden + self._mlp(layer, self._norm(hidden, layer.mlp_norm))
         hidden = self._last(last, hidden, turns, attention)
+        layer_done(len(layers))
         return linear(self._norm(hidden, self._weights.norm), self._weights.head)
 
     def _last(self, layer: Layer, hidden: Any, turns: tuple[Any, Any], attention: Any) -> Any:
@@ -73,6 +79,10 @@ class Forward:
     def _mlp(self, layer: Layer, x: Any) -> Any:
         gate, up = linear(x, layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
         return linear(silu(gate) * up, layer.down, layer.down_bias)
+
+
+def _nobody(layer: int) -> None:
+    """No KV leaves while it is computed."""
 
 
 def _turn(x: Any, turns: tuple[Any, Any]) -> Any:
