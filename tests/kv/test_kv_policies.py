@@ -27,7 +27,7 @@ from starloom.kv.policies import (
     WTinyLfu,
     curves,
 )
-from starloom.site.base import KvPool
+from starloom.site.pool import KvPool
 
 Trace = list[tuple[float, list[int]]]
 NAMES = sorted(POLICIES)

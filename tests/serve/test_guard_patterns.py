@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from starloom.serve.guard import Entry, OutputFilter
 from starloom.serve.guard.checks import luhn, mod97, resident_id
 from starloom.serve.guard.patterns import FAMILIES, KINDS, PatternFinder, kinds_of
-from starloom.site.base import PatternKind
+from starloom.site.guard import PatternKind
 
 FINDER = PatternFinder({kind: (Entry("p", kind, "mask"),) for kind in KINDS})
 A36 = "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8"

@@ -9,7 +9,7 @@ import pytest
 from starloom.bench import eviction
 from starloom.bench.base import Results
 from starloom.kv.policies import Lru
-from starloom.site.base import KvPool
+from starloom.site.pool import KvPool
 from starloom.twin import AgentLoad, Prompt, TraceError, agents, belady, prompts, replay_pool
 
 

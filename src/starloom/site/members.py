@@ -6,10 +6,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from starloom.site.base import Discover, Noun, OpenAIWorker
+from starloom.site.base import Noun
 from starloom.site.errors import BadNames, Loc
 from starloom.site.files import Document, explained
 from starloom.site.site import Site
+from starloom.site.workers import Discover, OpenAIWorker
 
 
 class _Workers(Noun):

@@ -7,27 +7,17 @@ from typing import Protocol, Self, TypeVar
 from pydantic import Field, model_validator
 
 from starloom.site import catalogue
-from starloom.site.base import (
-    BreakerRules,
-    Chip,
-    Discover,
-    Gateway,
-    Guard,
-    KvPool,
-    Model,
-    ModelShape,
-    Name,
-    Node,
-    Noun,
-    OpenAIWorker,
-    Route,
-    Schedule,
-    Telemetry,
-    Tenant,
-    Worker,
-)
+from starloom.site.base import Name, Noun
 from starloom.site.errors import BadNames, Loc
 from starloom.site.files import load
+from starloom.site.gateway import Gateway, Telemetry, Tenant
+from starloom.site.guard import Guard
+from starloom.site.hardware import Chip, Node
+from starloom.site.models import Model, ModelShape
+from starloom.site.pool import KvPool
+from starloom.site.route import Route
+from starloom.site.schedule import BreakerRules, Schedule
+from starloom.site.workers import Discover, OpenAIWorker, Worker
 
 
 class Site(Noun):

@@ -6,9 +6,8 @@ import logging
 import os
 import random
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from starloom.serve.gateway.forward import Forward
 from starloom.serve.gateway.guarding import Guarding
 from starloom.serve.gateway.halves import Halves
 from starloom.serve.gateway.healthfile import keep_written
+from starloom.serve.gateway.life import Loop, living
 from starloom.serve.gateway.line import Line
 from starloom.serve.gateway.membermetrics import MemberMetrics
 from starloom.serve.gateway.membership import Members
@@ -165,37 +165,24 @@ def create_app(
         if board is not None:
             board.members, board.heard = changes.tell, changes.take
 
-    @asynccontextmanager
-    async def lifespan() -> AsyncIterator[None]:
-        await signals.start()
-        for engine in engines:
-            engine.on_up, engine.on_down = up, workers.down
-            await engine.start()
-        await members.start()
-        tasks: list[asyncio.Task[None]] = []
-        if board is not None:
-            tasks.append(asyncio.create_task(PeerLoop(board, buses, clock.mono).run()))
-        if health_file is not None:
-            tasks.append(asyncio.create_task(keep_written(health_file, members)))
-        if roles.needed:
-            tasks.append(asyncio.create_task(roles.run()))
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            if tasks:
-                await asyncio.wait(tasks)
-            await members.close()
-            await asyncio.gather(signals.close(), *(engine.close() for engine in engines))
-            if guard is not None:
-                await guard.close()
-            threads.shutdown(wait=False, cancel_futures=True)
-            if log is not None:
-                log.close()
-            if spans is not None:
-                await asyncio.to_thread(spans.close)
+    for engine in engines:
+        engine.on_up, engine.on_down = up, workers.down
+    loops: list[Loop] = []
+    if board is not None:
+        loops.append(PeerLoop(board, buses, clock.mono).run)
+    if health_file is not None:
+        loops.append(partial(keep_written, health_file, members))
+    if roles.needed:
+        loops.append(roles.run)
 
+    async def ended() -> None:
+        threads.shutdown(wait=False, cancel_futures=True)
+        if log is not None:
+            log.close()
+        if spans is not None:
+            await asyncio.to_thread(spans.close)
+
+    ends = [ended] if guard is None else [guard.close, ended]
     return App(
         site.gateway,
         line=line,
@@ -210,7 +197,7 @@ def create_app(
         board=board,
         spans=spans,
         admin=admin,
-        lifespan=lifespan,
+        lifespan=lambda: living([signals, *engines], members, loops, ends),
     )
 
 

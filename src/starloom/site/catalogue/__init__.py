@@ -3,8 +3,9 @@
 from functools import cache
 from pathlib import Path
 
-from starloom.site.base import Chip, ModelShape
 from starloom.site.files import read_yaml
+from starloom.site.hardware import Chip
+from starloom.site.models import ModelShape
 
 _HERE = Path(__file__).parent
 
