@@ -37,7 +37,7 @@ from starloom.twin import (
     TraceError,
     agents,
     belady,
-    chats,
+    chat_prompts,
     prompts,
     replay_pool,
     returning,
@@ -79,9 +79,7 @@ def _traces(
     found: list[tuple[str, Sequence[Prompt], Sequence[int]]] = []
     if options.data is None:
         results.notes.append(f"trace: {requests} drawn chats, seed {options.seed}")
-        drawn = chats(options.seed, requests, per_s=3.4, block_tokens=512)
-        blocks = [[int.from_bytes(key) for key in request.keys] for request in drawn]
-        trace = [Prompt(one.at_s, keys) for one, keys in zip(drawn, blocks, strict=True)]
+        trace = chat_prompts(options.seed, requests, per_s=3.4, block_tokens=512)
         found.append(("", trace, capacities))
     else:
         paths = sorted(options.data.glob("*.jsonl")) if options.data.is_dir() else [options.data]

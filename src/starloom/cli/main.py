@@ -6,11 +6,12 @@ import typer
 
 from starloom import __version__
 from starloom.bench import BenchError
-from starloom.cli import bench, doctor, key, route, site, status, up
+from starloom.cli import bench, doctor, key, route, site, status, study, up
 from starloom.serve.errors import ServeError
 from starloom.serve.route import RouteError
 from starloom.serve.stack import StackError
 from starloom.site import SiteError
+from starloom.studies import StudyError
 
 app = typer.Typer(
     name="starloom",
@@ -23,6 +24,7 @@ app.command("up")(up.up)
 app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)
 app.command("bench")(bench.bench)
+app.command("study")(study.study)
 app.command("key")(key.key)
 app.add_typer(route.app, name="route")
 app.add_typer(site.app, name="site")
@@ -41,7 +43,7 @@ def main() -> None:
     """Run a command; errors that name their cause are told in one line, without a stack trace."""
     try:
         app()
-    except (SiteError, StackError, ServeError, RouteError, BenchError) as error:
+    except (SiteError, StackError, ServeError, RouteError, BenchError, StudyError) as error:
         typer.echo(f"starloom: {error}", err=True)
         sys.exit(2)
 

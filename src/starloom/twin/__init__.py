@@ -1,7 +1,15 @@
 """The factory in simulated time: traces in, the very policies of `serve`, times out."""
 
 from starloom.twin.agents import AgentLoad, agents
-from starloom.twin.pool import PoolRun, Prompt, belady, prompts, replay_pool, returning
+from starloom.twin.pool import (
+    PoolRun,
+    Prompt,
+    belady,
+    chat_prompts,
+    prompts,
+    replay_pool,
+    returning,
+)
 from starloom.twin.replay import Record, Replay, Summary, Workers, replay
 from starloom.twin.timing import MockerTimer, RooflineTimer, StepTimer
 from starloom.twin.trace import Request, TraceError, chats, load, spread
@@ -21,6 +29,7 @@ __all__ = [
     "Workers",
     "agents",
     "belady",
+    "chat_prompts",
     "chats",
     "load",
     "prompts",

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from starloom.kv.policies import Belady, PolicyOf, Returning
-from starloom.twin.trace import TraceError
+from starloom.twin.trace import TraceError, chats
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,12 @@ def prompts(path: Path) -> list[Prompt]:
     if not found:
         raise TraceError(f"{path}: holds no request")
     return sorted(found, key=lambda one: one.at_s)
+
+
+def chat_prompts(seed: int, requests: int, per_s: float, block_tokens: int) -> list[Prompt]:
+    """Drawn chats (`twin.chats`) as a pool sees them."""
+    drawn = chats(seed, requests, per_s, block_tokens)
+    return [Prompt(one.at_s, [int.from_bytes(key) for key in one.keys]) for one in drawn]
 
 
 def replay_pool(trace: Sequence[Prompt], policy: PolicyOf[int], capacity: int) -> PoolRun:
