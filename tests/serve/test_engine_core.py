@@ -149,6 +149,67 @@ def test_another_worker_finds_blocks_in_the_pool():
     second.close()
 
 
+def test_others_go_on_while_the_pool_looks():
+    """A pool that is slow to answer holds up the one request that asked it, and nobody else."""
+    pool, gate = MemoryPool(), threading.Event()
+    get = pool.get
+    pool.get = lambda keys: gate.wait(10) and get(keys)
+    core = core_of(emulated(), open_pool=lambda: pool)
+    core.submit(request("asks", range(12), max_tokens=1))
+    core.submit(request("has none", range(3), max_tokens=3))
+    deltas = [delta for _ in range(4) for delta in core.step()]
+    assert [delta.id for delta in deltas] == ["has none"] * 3
+    assert core.waits
+    core.check_integrity()
+    gate.set()
+    while not core.idle:
+        deltas += core.settle() + core.step()
+    assert deltas[-1].id == "asks"
+    core.close()
+
+
+def test_a_request_that_left_gives_its_pins_back():
+    """Cancelled while the pool looks: what comes then is released, and harms nobody."""
+    pool, gate = MemoryPool(), threading.Event()
+    get, asked, released = pool.get, threading.Event(), threading.Event()
+
+    def slow(keys):
+        asked.set()
+        gate.wait(10)
+        lease = get(keys)
+        lease.release = released.set
+        return lease
+
+    pool.get = slow
+    core = core_of(emulated(), open_pool=lambda: pool)
+    core.submit(request("a", range(12), max_tokens=1))
+    core.step()
+    assert asked.wait(10)
+    core.cancel("a")
+    gate.set()
+    while not released.wait(0.01):
+        core.settle()
+    assert core.idle
+    assert core.report().kv_blocks_used == 0
+    core.check_integrity()
+    core.close()
+
+
+def test_a_fault_in_the_pool_ends_no_request():
+    """Whatever the reading thread runs into is a miss, this time and the next."""
+    pool = MemoryPool()
+    core = core_of(emulated(), open_pool=lambda: pool)
+
+    def broken(_):
+        raise RuntimeError("a fault that the contract does not know")
+
+    pool.get = broken
+    for name in "ab":
+        done = run_all(core, request(name, range(12), salt=name))[name]
+        assert done[-1].finish == "length"
+    core.close()
+
+
 def test_a_broken_pool_is_a_miss_and_is_left_alone_for_a_while():
     """One failed look, then none until the pause is over."""
     pool, now = MemoryPool(), [0.0]

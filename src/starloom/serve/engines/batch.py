@@ -5,7 +5,7 @@ time. One round is
 
     while (sequence := scheduler.can_start()) is not None:
         scheduler.start(sequence)              # blocks are its own now
-        scheduler.imported(sequence, count)    # where blocks came out of a pool
+        scheduler.arrives(sequence)            # where a pool may fill some of them
     step = scheduler.next_step()
     done = scheduler.finish_step(step, tokens_sampled)
 
@@ -14,9 +14,9 @@ Decoding sequences come first, then prefill in chunks, under `max_batch` sequenc
 run out the last in that order is preempted and computes again later. Every sequence fits the cache
 alone, so the first in order always moves on.
 
-Where prefill and decode are apart, a sequence that started may be *arriving*: another worker fills
-its blocks, and it computes nothing until that is over. One of which the prompt alone is computed
-here is *leaving* after that, and holds its blocks until it is cancelled.
+A sequence that started may be *arriving*: a pool, or another worker where prefill and decode are
+apart, fills its blocks, and it computes nothing until that is over. One of which the prompt alone
+is computed here is *leaving* after that, and holds its blocks until it is cancelled.
 """
 
 from bisect import insort
@@ -198,18 +198,24 @@ class Scheduler:
         self._skip(sequence, first + count)
 
     def arrives(self, sequence: Sequence) -> None:
-        """Another worker fills the blocks of a sequence that just started."""
+        """Somebody else fills blocks of a sequence that just started."""
         self.running.remove(sequence)
         self.arriving.append(sequence)
-        sequence.started = True
+
+    def landed(self, sequence: Sequence, count: int) -> None:
+        """An arriving sequence's next `count` blocks came out of a pool; it computes the rest."""
+        self.arriving.remove(sequence)
+        insort(self.running, sequence, key=_order)
+        self.imported(sequence, count)
 
     def arrived(self, sequence: Sequence, blocks: int, first: int | None = None) -> Sampled | None:
-        """Its first `blocks` blocks are filled; it computes the rest.
+        """Another worker filled its first `blocks` blocks; it computes the rest.
 
         With `first`, the first token of its answer, that is nothing: the whole prompt is here.
         """
         self.arriving.remove(sequence)
         insort(self.running, sequence, key=_order)
+        sequence.started = True
         if first is None:
             blocks = min(blocks, (len(sequence.tokens) - 1) // sequence.block_tokens)
         full = min(blocks, len(sequence.tokens) // sequence.block_tokens)

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 import msgspec
 from tokenizers import Tokenizer
 from typing_extensions import Buffer
 
-from starloom.kv.base import Pool
+from starloom.kv.base import Lease, Pool
 from starloom.serve.base import Delta, EngineRequest, Finish, LoadReport, Usage
 from starloom.serve.engines.batch import CannotFit, Sampled, Scheduler
 from starloom.serve.engines.blocks import BlockManager, expect
@@ -60,6 +61,8 @@ class EngineCore:
         self._writer = PoolWriter(open_pool(), clock) if open_pool else None
         self.desk = desk
         self._texts: dict[str, TextStream] = {}
+        self._loading: dict[str, _Loading] = {}
+        """Sequences that wait for the pool, by their ids."""
         self._halves: dict[str, EngineRequest] = {}
         """Decode halves whose KV has not begun to come."""
         self._totals = _Totals()
@@ -116,6 +119,7 @@ class EngineCore:
     def step(self) -> list[Delta]:
         """Compute one step; returns a delta for each token that was drawn."""
         began = self._clock()
+        self._land()
         self._admit()
         step = self._scheduler.next_step()
         if not step.slices:
@@ -132,11 +136,18 @@ class EngineCore:
         self._totals.busy_s += self._clock() - began
         return deltas
 
-    def settle(self) -> list[Delta]:
-        """Take in which hand-overs are over; deltas of those that they begin or end.
+    def on_news(self, wake: Callable[[], None]) -> None:
+        """Have `wake` called, by any thread, when `settle` should be."""
+        for part in (self.desk, self._reader):
+            if part is not None:
+                part.wake = wake
 
-        Never waits. Call it before a step, and when the desk wakes the engine.
+    def settle(self) -> list[Delta]:
+        """Take in what the pool and other workers gave; deltas of what that begins or ends.
+
+        Never waits. Call it before a step, and on news.
         """
+        self._land()
         if self.desk is None or not self.desk.busy:
             return []
         left, come = self.desk.ended()
@@ -235,17 +246,34 @@ class EngineCore:
         while (sequence := self._scheduler.can_start()) is not None:
             first = not sequence.started
             held = self._scheduler.start(sequence)
-            if self._reader is not None:
-                self._scheduler.imported(sequence, self._import(self._reader, sequence, held))
             half = self._halves.pop(sequence.id, None)
             if half is not None and half.handover is not None and self.desk is not None:
                 self._scheduler.arrives(sequence)
                 self.desk.fetch(sequence, half.handover.name, half.handover.source)
                 continue
-            if self.desk is not None:
-                self.desk.started(sequence)
-            if first:
-                self._count(sequence)
+            wanted = sequence.reusable_keys[held:]
+            if self._reader is not None and self._reader.begin(sequence.id, wanted):
+                self._scheduler.arrives(sequence)
+                self._loading[sequence.id] = _Loading(sequence, held, first)
+                continue
+            self._ready(sequence, first)
+
+    def _land(self) -> None:
+        """Fill in what the pool holds, where its answer is here."""
+        for request_id, lease in self._reader.ended() if self._reader is not None else ():
+            loading, count = self._loading.pop(request_id), 0
+            if lease is not None:
+                with lease:
+                    count = self._import(lease, loading.sequence.blocks[loading.held :])
+            self._scheduler.landed(loading.sequence, count)
+            self._ready(loading.sequence, loading.first)
+
+    def _ready(self, sequence: Running, first: bool) -> None:
+        """It computes from here on; `first`: it never did before."""
+        if self.desk is not None:
+            self.desk.started(sequence)
+        if first:
+            self._count(sequence)
 
     def _count(self, sequence: Running) -> None:
         """A prompt that is computed here, but for what was reused."""
@@ -253,18 +281,15 @@ class EngineCore:
         self._totals.cached_tokens += sequence.cached_tokens
         self._totals.pool_tokens += sequence.pool_tokens
 
-    def _import(self, reader: PoolReader, sequence: Running, held: int) -> int:
-        """Fill the blocks after the first `held` from the pool; returns how many were."""
+    def _import(self, lease: Lease, blocks: Sequence[int]) -> int:
+        """Fill leading blocks from the pool; returns how many were."""
         count = 0
-        with reader.lease(sequence.reusable_keys[held:]) as lease:
-            if lease is None:
-                return 0
-            for view in lease.views:
-                if view.nbytes != self.executor.block_bytes:
-                    break
-                self.executor.import_block(sequence.blocks[held + count], view)
-                count += 1
-            return count if lease.valid() else 0
+        for block, view in zip(blocks, lease.views, strict=False):
+            if view.nbytes != self.executor.block_bytes:
+                break
+            self.executor.import_block(block, view)
+            count += 1
+        return count if lease.valid() else 0
 
     def _share(self, filled: Sequence[tuple[bytes, int]]) -> None:
         """Queue copies of new blocks for the pool, tails left out where it is slow."""
@@ -309,6 +334,8 @@ class EngineCore:
 
     def _abandon(self, request_id: str, finish: Finish, error: str | None = None) -> Delta | None:
         self._halves.pop(request_id, None)
+        if self._loading.pop(request_id, None) is not None and self._reader is not None:
+            self._reader.drop(request_id)
         if self.desk is not None:
             self.desk.drop(request_id, "its request is over")
         sequence = self._scheduler.cancel(request_id)
@@ -316,6 +343,15 @@ class EngineCore:
             return None
         text = self._texts.pop(request_id).flush()
         return Delta(id=request_id, text=text, finish=finish, error=error, usage=_usage(sequence))
+
+
+@dataclass(frozen=True, slots=True)
+class _Loading:
+    sequence: Running
+    held: int
+    """Leading blocks that were here already."""
+    first: bool
+    """Whether it never ran before."""
 
 
 class _Totals:

@@ -1,9 +1,11 @@
-"""A worker's side of the shared KV pool: reads on admission, writes behind its back."""
+"""A worker's side of the shared KV pool: it is read and written behind the engine's back."""
 
 import logging
+import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from dataclasses import dataclass
 
 from typing_extensions import Buffer
 
@@ -40,27 +42,80 @@ class BackOff:
 
 
 class PoolReader:
-    """Looks blocks up for the engine's own thread. An error is a miss."""
+    """Looks prefixes up in a thread of its own, since a disk or a node may lie behind the pool.
+
+    The engine's thread asks with `begin`, is woken by `wake`, and takes what came with `ended`. An
+    error is a miss.
+    """
 
     def __init__(self, pool: Pool, clock: Callable[[], float]) -> None:
+        self.wake: Callable[[], None] = _nobody
         self._pool = pool
         self._back_off = BackOff(clock)
+        self._asked: queue.SimpleQueue[_Look | None] = queue.SimpleQueue()
+        self._come: deque[_Look] = deque()
+        self._looks: dict[str, _Look] = {}
+        self._thread = threading.Thread(target=self._run, name="pool-reader", daemon=True)
+        self._thread.start()
 
-    def lease(self, keys: Sequence[bytes]) -> "Lease | nullcontext[None]":
-        """The longest held prefix of `keys`, pinned; a context of None where nothing is asked."""
+    def begin(self, name: str, keys: Sequence[bytes]) -> bool:
+        """Look up the longest held prefix of `keys`; False where nothing is asked."""
         if not keys or not self._back_off.open:
-            return nullcontext()
+            return False
+        look = self._looks[name] = _Look(name, keys)
+        self._asked.put(look)
+        return True
+
+    def ended(self) -> list[tuple[str, Lease | None]]:
+        """What came since the last call: a pinned prefix, or None for a miss. Release each."""
+        come = []
+        while self._come:
+            look = self._come.popleft()
+            if self._looks.get(look.name) is look:
+                del self._looks[look.name]
+                come.append((look.name, look.lease))
+            elif look.lease is not None:
+                look.lease.release()
+        return come
+
+    def drop(self, name: str) -> None:
+        """Nobody waits for it any more."""
+        self._looks.pop(name, None)
+
+    def close(self, timeout_s: float = 1.0) -> None:
+        """Stop looking; what is asked for is dropped."""
+        self._looks.clear()
+        self._asked.put(None)
+        self._thread.join(timeout_s)
+        self.ended()
+        self._pool.close()
+
+    def _run(self) -> None:
+        while (look := self._asked.get()) is not None:
+            if self._looks.get(look.name) is look:
+                look.lease = self._lease(look.keys)
+            self._come.append(look)
+            self.wake()
+
+    def _lease(self, keys: Sequence[bytes]) -> Lease | None:
         try:
             lease = self._pool.get(keys)
         except KvError as error:
-            self._back_off.failed()
             _log.warning("the KV pool is left alone for a while: %s", error)
-            return nullcontext()
-        self._back_off.worked()
-        return lease
+        except Exception:  # noqa: BLE001 - the thread's edge: who waits must be told
+            _log.exception("the KV pool is left alone for a while")
+        else:
+            self._back_off.worked()
+            return lease
+        self._back_off.failed()
+        return None
 
-    def close(self) -> None:
-        self._pool.close()
+
+@dataclass(slots=True, eq=False)
+class _Look:
+    name: str
+    keys: Sequence[bytes]
+    lease: Lease | None = None
 
 
 class PoolWriter:
@@ -123,3 +178,7 @@ class PoolWriter:
             _log.warning("blocks are not shared for a while: %s", error)
         else:
             self._back_off.worked()
+
+
+def _nobody() -> None:
+    """The engine looks by itself."""

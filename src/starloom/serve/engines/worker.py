@@ -76,8 +76,7 @@ class Worker:
         self._server = server
         self._stop = stop
         self._role: Role = role
-        if core.desk is not None:
-            core.desk.wake = lambda: server.events.put(None)
+        core.on_news(lambda: server.events.put(None))
         self._owners: dict[str, int] = {}
         self._draining = False
         self._reported_s = 0.0
