@@ -108,7 +108,7 @@ from starloom.kv import protocol, wire
 w = wire.Wire.open(Path(sys.argv[1]), wire.Deadline(time.monotonic, 5))
 wants = [(key, 4096) for key in keys[:8]]
 w._call(protocol.Op.PUT, protocol.pack_wants(wants, 1 << 30), wire.Deadline(time.monotonic, 5))
-w._sock.sendall(b"x" * 1000)
+w._channel.sock.sendall(b"x" * 1000)
 """
     writer = run_client(server.path, code)
     pool = PoolClient(server.path, 5.0)

@@ -1,9 +1,13 @@
 """Block keys: equal prefixes, and only those, have equal keys, in every process."""
 
 import os
+import struct
 import subprocess
 import sys
 
+import numpy as np
+import pytest
+from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -62,3 +66,26 @@ def test_keys_are_equal_exactly_as_far_as_the_blocks_are(one, other, block_token
 def test_a_partial_block_has_no_key():
     """Fewer tokens than a block give no key at all."""
     assert block_keys(root(), [1, 2, 3], 4) == []
+
+
+@given(TOKENS, st.integers(1, 8))
+def test_arrays_give_the_keys_of_lists(tokens, block_tokens):
+    """What holds the numbers makes no difference: list, tuple, numpy of any width."""
+    expected = block_keys(root(), tokens, block_tokens)
+    for kind in (np.uint32, np.int64, np.dtype(">u4")):
+        assert block_keys(root(), np.array(tokens, dtype=kind), block_tokens) == expected
+    assert block_keys(root(), tuple(tokens), block_tokens) == expected
+
+
+def test_the_chain_is_blake3_of_the_previous_key_and_big_endian_tokens():
+    """Other programs can compute our keys: key[i] = blake3(key[i-1] || tokens as >u4)."""
+    first, second = block_keys(root(), [1, 2, 3, 4, 5, 6, 7, 8, 9], 4)
+    assert first == blake3(root() + struct.pack(">4I", 1, 2, 3, 4)).digest()
+    assert second == blake3(first + struct.pack(">4I", 5, 6, 7, 8)).digest()
+
+
+@pytest.mark.parametrize("tokens", [[-1], [1 << 32], np.array([-1]), np.array([1 << 32])])
+def test_a_number_that_is_no_token_is_refused(tokens):
+    """Nothing is cut off in silence: two prompts would share keys."""
+    with pytest.raises(OverflowError):
+        block_keys(root(), tokens, 1)

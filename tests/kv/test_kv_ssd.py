@@ -1,6 +1,7 @@
 """The SSD tier: bytes in are bytes out or a miss, whatever the disk does."""
 
 import errno
+import mmap
 import os
 import random
 import signal
@@ -422,6 +423,121 @@ class TestFaults:
 
 def _pair(number: int) -> tuple[bytes, memoryview]:
     return key(number), memoryview(content(number))
+
+
+class Counting(Disk):
+    """Counts calls and bytes; fails where it is told to."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, int, int]] = []
+        self.bad_offset = -1
+        self.short_write_at = -1
+
+    def read(self, fd, parts, offset):
+        size = sum(map(len, parts))
+        self.calls.append(("read", offset, size))
+        if offset <= self.bad_offset < offset + size:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().read(fd, parts, offset)
+
+    def write(self, fd, parts, offset):
+        size = sum(map(len, parts))
+        self.calls.append(("write", offset, size))
+        if offset <= self.short_write_at < offset + size and size > STRIDE:
+            return super().write(fd, parts[:2], offset)
+        return super().write(fd, parts, offset)
+
+    def sizes(self, way: str) -> list[int]:
+        return [size for each, at, size in self.calls if each == way and at]
+
+
+class TestRuns:
+    """Blocks that lie together move together."""
+
+    def tier(self, tier, disk: Counting, slots: int = 40) -> SsdTier:
+        """One thread that finds all jobs of a call waiting: what it does is certain."""
+        return tier(slots=slots, disk=disk, threads=1)
+
+    def test_many_blocks_take_few_calls(self, tier):
+        """32 blocks handed over at once go, and come, in a handful of system calls."""
+        disk = Counting()
+        made = self.tier(tier, disk)
+        numbers = range(32)
+        assert made.put(blocks(*numbers), timeout_s=WAIT_S) == 32
+        assert read(made, *numbers) == right(*numbers)
+        for way in ("write", "read"):
+            assert sum(disk.sizes(way)) == 32 * STRIDE
+            assert len(disk.sizes(way)) <= 4
+
+    def test_a_run_is_no_longer_than_it_may_be(self, tier, monkeypatch):
+        monkeypatch.setattr("starloom.kv.ssd.queue.RUN_BYTES", 5 * SIZE)
+        disk = Counting()
+        made = self.tier(tier, disk)
+        made.put(blocks(*range(32)), timeout_s=WAIT_S)
+        assert max(disk.sizes("write")) == 5 * STRIDE
+
+    def test_blocks_of_other_lengths_and_addresses_mix(self, tier):
+        """Whatever a run is made of, each block is its own."""
+        disk, lengths = Counting(), [SIZE, SIZE - 1, 5, SIZE, 0, PAGE, SIZE - PAGE + 1, SIZE]
+        made = self.tier(tier, disk)
+        area = memoryview(mmap.mmap(-1, 16 * SIZE))
+        wants = []
+        for number, length in enumerate(lengths):
+            start = 2 * number * SIZE + number % 3
+            area[start : start + length] = content(number, length)
+            wants.append((key(number), area[start : start + length]))
+        assert made.put(wants, timeout_s=WAIT_S) == len(lengths)
+        targets = [memoryview(bytearray(length)) for length in lengths]
+        assert made.get([name for name, _ in wants], targets, timeout_s=WAIT_S) == len(lengths)
+        assert [bytes(each) for each in targets] == [
+            content(number, length) for number, length in enumerate(lengths)
+        ]
+
+    def test_one_bad_sector_costs_one_block(self, tier):
+        """The rest of its run is read again, block by block."""
+        disk = Counting()
+        made = self.tier(tier, disk)
+        made.put(blocks(*range(8)), timeout_s=WAIT_S)
+        disk.bad_offset = PAGE + 3 * STRIDE + PAGE
+        assert read(made, *range(8)) == right(0, 1, 2)
+        assert held(made, range(8)) == [0, 1, 2, 4, 5, 6, 7]
+        assert read(made, 4, 5, 6, 7) == right(4, 5, 6, 7)
+        assert made.stat().bad_blocks == 1
+
+    def test_a_flipped_bit_in_a_run_costs_one_block(self, tier, tmp_path):
+        made = self.tier(tier, Counting())
+        made.put(blocks(*range(8)), timeout_s=WAIT_S)
+        with segment_file(tmp_path).open("r+b") as file:
+            file.seek(PAGE + 3 * STRIDE + PAGE + 99)
+            byte = file.read(1)[0]
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([byte ^ 1]))
+            file.flush()
+            os.fsync(file.fileno())
+        assert read(made, *range(8)) == right(0, 1, 2)
+        assert held(made, range(8)) == [0, 1, 2, 4, 5, 6, 7]
+
+    def test_a_write_that_is_cut_short_is_tried_block_by_block(self, tier):
+        """A disk that takes only part of a run has each block alone, and nothing is lost."""
+        disk = Counting()
+        made = self.tier(tier, disk)
+        disk.short_write_at = PAGE + 2 * STRIDE
+        assert made.put(blocks(*range(8)), timeout_s=WAIT_S) == 8
+        assert read(made, *range(8)) == right(*range(8))
+        assert made.stat().healthy
+
+    def test_a_disk_that_fails_is_not_asked_for_every_block_of_a_run(self, tier):
+        """After three failures in a row the rest of the run is not tried, and not given up."""
+        disk = Faulty()
+        made = tier(slots=40, disk=disk, threads=1)
+        made.put(blocks(*range(32)), timeout_s=WAIT_S)
+        asked = []
+        disk.read_error = errno.EIO
+        plain = disk._wait
+        disk._wait = lambda error: asked.append(error) or plain(error)
+        assert read(made, *range(32)) == []
+        assert len(asked) <= 3 + 4, "three alone, and at most a few runs before them"
+        assert held(made, range(32)) == list(range(3, 32))
 
 
 class TestResize:

@@ -116,10 +116,18 @@ def test_one_system_prompt_for_all_makes_no_hot_spot():
 
 def trip(worker="a", *, tokens, seconds, gap_s=0.01, answer=11, outstanding=0):
     return Trip(
-        worker=worker, begun_s=0, since_s=0, prefill_tokens=tokens, ahead_tokens=0,
-        outstanding=outstanding, context_tokens=tokens, prompt_tokens=tokens, first_s=seconds,
-        ended_s=None, answer_tokens=answer,
-    )  # fmt: skip
+        worker=worker,
+        begun_s=0,
+        since_s=0,
+        prefill_tokens=tokens,
+        ahead_tokens=0,
+        outstanding=outstanding,
+        context_tokens=tokens,
+        prompt_tokens=tokens,
+        first_s=seconds,
+        ended_s=None,
+        answer_tokens=answer,
+    )
 
 
 def teach(policy, count=200, s_per_token=1e-4, slow=1.0):

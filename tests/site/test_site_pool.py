@@ -50,8 +50,11 @@ def test_a_site_without_disk_has_none(tmp_path):
 def test_status_shows_the_tiers_apart():
     """One line for memory; one for disk where there is one, or should be one."""
     names = [field.name for field in msgspec.structs.fields(PoolStat)]
-    zero = {**dict.fromkeys(names, 0), "ssd_healthy": True}
+    zero = {**dict.fromkeys(names, 0), "ssd_healthy": True, "remote_healthy": True}
     assert len(pool_lines(zero)) == 1
     assert "ssd" not in pool_lines(zero)[0]
     assert pool_lines({**zero, "ssd_slots": 1000})[1].startswith("pool, SSD: healthy, 1,000 ssd_sl")
     assert "NOT HEALTHY" in pool_lines({**zero, "ssd_healthy": False})[1]
+    nodes = pool_lines({**zero, "nodes": 2, "nodes_up": 1, "remote_hit_blocks": 7})
+    assert nodes[1].startswith("pool, nodes: healthy, 2 nodes, 1 nodes_up, 7 remote_hit")
+    assert "NOT HEALTHY" in pool_lines({**zero, "nodes": 2, "remote_healthy": False})[1]

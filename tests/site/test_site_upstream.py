@@ -53,7 +53,7 @@ def test_signals_are_off_by_default(tmp_path):
         (SITE + "    disagg: vllm\n", 7, "", "set `role`"),
         (SITE + "    role: decode\n    disagg: sglang\n", 12, "role", "`role: prefill`"),
     ],
-)  # fmt: skip
+)
 def test_errors_name_the_place_and_the_fix(tmp_path, text, line, field, what):
     with pytest.raises(SiteError) as caught:
         load(tmp_path, text)

@@ -53,6 +53,20 @@ def test_chats_of_a_real_trace_do_not_reach_what_is_stated(data_dir):
     assert found.figures[0].holds is False
 
 
+def test_an_offloaded_path_saves_what_it_leaves_out():
+    """Three replicas are saved on writes alone, and half the time against a gateway alone."""
+    by_name = {one.what: one for one in run("dpu-path", Options()).figures}
+    held = {what: one.holds for what, one in by_name.items() if one.holds is not None}
+    assert held == {
+        "bytes over the network for a written byte, a replicated store by ours": True,
+        "the same for a read byte": False,
+        "read of 64 KiB, saved against the kernel's path": False,
+        "read of 64 KiB, saved against a replicated store": True,
+        "read of 32 MiB, saved against the kernel's path": False,
+        "read of 32 MiB, saved against a replicated store": False,
+    }
+
+
 def test_pictures_are_the_same_bytes(quick_hits, tmp_path):
     """The picture of a seeded study is reproducible."""
     for name in ("a.svg", "b.svg"):

@@ -29,9 +29,13 @@ def engine(jobs, num_blocks):
             number, (_, prompt, answer, keys) = left.pop(0)
             sampling = Sampling(max_tokens=answer)
             request = EngineRequest(
-                id=str(number), model="m", tokens=[0] * prompt, keys=keys, root=b"r",
+                id=str(number),
+                model="m",
+                tokens=[0] * prompt,
+                keys=keys,
+                root=b"r",
                 sampling=sampling,
-            )  # fmt: skip
+            )
             sequences[number] = scheduler.submit(request)
         while (sequence := scheduler.can_start()) is not None:
             scheduler.start(sequence)

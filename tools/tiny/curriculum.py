@@ -38,7 +38,6 @@ LISTS = ("recall", *("copying",) * 3, *("multi_hop",) * 2, "arithmetic")
 WEAVE = (64, 64, 128, 128, 256, 256, 512, 1024, 2048, 4096)
 REACH = (256, 512, 1024, 2048, 4096, 8192)
 SURE = {"recall": 0.985, "copying": 0.985}
-HOPS_TOO = SURE | {"multi_hop": 0.93}
 SURER = SURE | {"multi_hop": 0.97}
 CURRICULA: dict[str, tuple[Stage, ...]] = {
     "loom-s": (
@@ -50,13 +49,13 @@ CURRICULA: dict[str, tuple[Stage, ...]] = {
     ),
     "loom-l": (
         Stage("few", (64,), 4096, 300, 2e-3, ("recall",), {"recall": 0.95}),
-        Stage("short", (64, 128), 4096, 800, 2e-3, LARGE_MIX, HOPS_TOO),
-        Stage("sums", (64,), 4096, 600, 2e-3, SUMS, {"arithmetic": 0.98}, 1.0, 0.0, (0.0, 0.4)),
+        Stage("short", (64, 128), 4096, 800, 2e-3, LARGE_MIX, SURER),
+        Stage("sums", (64,), 4096, 600, 2e-3, SUMS, {"arithmetic": 0.995}, 1.0, 0.0, (0.0, 0.4)),
         Stage("hops", (64, 128), 4096, 350, 2e-3, HOPS, {"multi_hop": 0.98}, 3.0, 0.2),
         Stage("crowd", (128, 256), 4096, 200, 2e-3, LAST, SURER, 2.0, 0.3),
         Stage("middle", (256, 512, 1024), 4096, 120, 2e-3, LAST, SURER, 2.0, 0.3),
-        Stage("reach", (64, 128, *REACH), 8192, 170, 1.5e-3, LAST, {}, 1.0, 0.4, (0.5, 0.95)),
-        Stage("weave", WEAVE, 4096, 60, 1.5e-3, LAST, {}, 1.0, 0.2, (0.5, 0.9)),
+        Stage("reach", (64, 128, *REACH), 8192, 100, 1.5e-3, LAST, {}, 1.0, 0.3, (0.5, 0.95)),
+        Stage("weave", WEAVE, 4096, 80, 1.5e-3, LAST, {}, 1.0, 0.2, (0.5, 0.9)),
         Stage("lists", REACH[1:], 8192, 45, 1.2e-3, LISTS, {}, 1.0, 0.3, (0.6, 0.95)),
     ),
 }

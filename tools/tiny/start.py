@@ -14,8 +14,6 @@ from transformers import PreTrainedModel
 LOOK_BACK = ((2, "owner"), (3, "asked"), (1, "asked"))
 CONTENT_GAIN = 1.9
 POINTER_GAIN = 1.0
-SHARPNESS = 2.0  # of attention: what scales the normed queries of Qwen3
-POINTER_SHARPNESS = 2.6  # of layer 0, whose pointers must not blur among tens of thousands of keys
 QUIET = 0.1  # of random feed-forward outputs, which would drown what the heads write
 SHALLOWEST_FOR_TWO_HOPS = 5  # layers: one looks back, two find the first word, two the second
 GATE_GAIN, GATE_SHUT, FORWARD = 2.0, 1.0, 0.06
@@ -90,7 +88,7 @@ def start_near_copying(model: PreTrainedModel, opening: int, two_hops: int) -> N
             attention.o_proj.weight[:, rows] = outputs[output] / width**0.25 / per_group**0.5
         layer.mlp.down_proj.weight.mul_(QUIET)
         if config.model_type == "qwen3":
-            attention.q_norm.weight.fill_(SHARPNESS if number else POINTER_SHARPNESS)
+            attention.q_norm.weight.fill_(2.0)
     depth = config.num_hidden_layers
     if depth >= SHALLOWEST_FOR_TWO_HOPS:
         sign = functional.normalize(

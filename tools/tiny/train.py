@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import save_file
 from tools.tiny.curriculum import CURRICULA, Stage
 from tools.tiny.data import KINDS, Writer, make_batch
-from tools.tiny.model import ROPE_THETA, hidden_states, make_config, make_model
+from tools.tiny.model import MAX_POSITIONS, ROPE_THETA, hidden_states, make_config, make_model
 from tools.tiny.muon import Muon
 from tools.tiny.start import start_near_copying
 from tools.tiny.tokenizer import END, PAD, write
@@ -33,6 +33,7 @@ from transformers import PreTrainedModel
 
 CHECKPOINT_EVERY_S = 60.0
 LOG_EVERY_STEPS = 20
+SHARPENED = math.log(MAX_POSITIONS) / math.log(4096)
 
 
 @dataclass
@@ -189,10 +190,15 @@ def learning_rate(stage: Stage, step: int) -> float:
 
 
 def export(model: PreTrainedModel, folder: Path) -> None:
-    """Write the Hugging Face folder: weights rounded to float16, to be computed in float32."""
+    """Write the Hugging Face folder: weights rounded to float16, to be computed in float32.
+
+    Queries that have a norm get a larger gain than they were trained with: the logit by which one
+    key stands out of n must grow as log n (arXiv:2501.19399), and the window is longer than what
+    training reads.
+    """
     tokenizer = write(folder)
     weights = {
-        name: tensor.half().contiguous()
+        name: (tensor * (SHARPENED if "q_norm" in name else 1.0)).half().contiguous()
         for name, tensor in model.state_dict().items()
         if name != "lm_head.weight"
     }

@@ -24,6 +24,10 @@ class Options:
     seed: int = 0
     quick: bool = False
     """End within a minute."""
+    htsim: Path | None = None
+    """Binary of a peer to pair with, for `bench fabric`."""
+    calculon: Path | None = None
+    """Checkout of a peer to time, for `bench plan`."""
 
 
 class Row(TypedDict):

@@ -14,10 +14,12 @@ def bench(
     data: Annotated[Path | None, typer.Option(help="Other data of the same form.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="End within a minute.")] = False,
+    htsim: Annotated[Path | None, typer.Option(help="For `fabric`: an htsim_uec to time.")] = None,
+    calculon: Annotated[Path | None, typer.Option(help="For `plan`: a checkout of it.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Run the bench NAME. Rows are measured in this run; notes say what was absent."""
-    options = Options(data=data, seed=seed, quick=quick)
+    options = Options(data=data, seed=seed, quick=quick, htsim=htsim, calculon=calculon)
     with show.err.status(f"bench {name} ...") as spinner:
         report = run(name, options, told=lambda line: spinner.update(f"bench {name}: {line}"))
     if json:

@@ -110,5 +110,12 @@ def _data(_: Site) -> Finding:
 
 
 CHECKS: tuple[Callable[[Site], Finding], ...] = (
-    _python, _memfd, _torch, _cores, _memory, _port, _gpu, _data,
-)  # fmt: skip
+    _python,
+    _memfd,
+    _torch,
+    _cores,
+    _memory,
+    _port,
+    _gpu,
+    _data,
+)

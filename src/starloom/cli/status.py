@@ -48,13 +48,19 @@ def status(
 
 
 def pool_lines(pool: Mapping[str, int]) -> list[str]:
-    """The pool's counters, those of its SSD tier on a line of their own where there is one."""
+    """The pool's counters; those of its SSD tier and of nodes on lines of their own."""
     below = [key for key in pool if key.startswith(("ssd_", "demoted_", "dropped_"))]
-    lines = ["pool: " + ", ".join(f"{pool[key]:,} {key}" for key in pool if key not in below)]
+    afar = [key for key in pool if key.startswith(("remote_", "nodes"))]
+    above = [key for key in pool if key not in (*below, *afar)]
+    lines = ["pool: " + ", ".join(f"{pool[key]:,} {key}" for key in above)]
     healthy = pool["ssd_healthy"]
     if pool["ssd_slots"] or not healthy:
         counts = ", ".join(f"{pool[key]:,} {key}" for key in below if key != "ssd_healthy")
         lines.append(f"pool, SSD: {'healthy' if healthy else 'NOT HEALTHY: see its log'}, {counts}")
+    if pool["nodes"]:
+        counts = ", ".join(f"{pool[key]:,} {key}" for key in afar if key != "remote_healthy")
+        well = "healthy" if pool["remote_healthy"] else "NOT HEALTHY: see its log"
+        lines.append(f"pool, nodes: {well}, {counts}")
     return lines
 
 

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import mmap
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from starloom.kv.errors import NoSharedMemory
@@ -26,8 +27,7 @@ class Arena:
         self.layout = layout
         self.fd = -1
         if not share:
-            self._map = mmap.mmap(-1, layout.total_bytes)
-            _touch(self._map)
+            self._map = private(layout.total_bytes)
         else:
             fd = _anonymous_file(layout.total_bytes)
             try:
@@ -72,6 +72,10 @@ class ReadArena:
         """A block's bytes, read-only."""
         return self._bytes[self.layout.span(block.slot, block.length)]
 
+    def views(self, blocks: Sequence[Block]) -> list[memoryview]:
+        """Bytes of blocks, read-only. Raises IndexError for a block that is not in the arena."""
+        return self.layout.cut(self._bytes, blocks)
+
 
 def _generations(data: memoryview, layout: Layout) -> memoryview:
     return data[: layout.slots * GENERATION_BYTES].cast("Q")
@@ -90,6 +94,13 @@ def _anonymous_file(size: int) -> int:
         os.close(fd)
         raise NoSharedMemory(f"{size} bytes of shared memory: {error.strerror}") from error
     return fd
+
+
+def private(size: int) -> mmap.mmap:
+    """Memory of this process alone, every page in place; huge ones, as shared ones seldom are."""
+    area = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    _touch(area)
+    return area
 
 
 def _touch(area: mmap.mmap) -> None:

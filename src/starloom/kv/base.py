@@ -44,6 +44,16 @@ class PoolStat(msgspec.Struct, frozen=True, kw_only=True):
     """Found torn, corrupted or cut off when read."""
     ssd_errors: int = 0
     ssd_healthy: bool = True
+    nodes: int = 0
+    nodes_up: int = 0
+    """Remote nodes, and those of them that blocks are placed on now."""
+    remote_hit_blocks: int = 0
+    """Brought in from nodes for a `get`; a part of `hit_blocks` unless they came too late."""
+    remote_put_blocks: int = 0
+    remote_dropped_blocks: int = 0
+    """Put here and not sent on: no room in the queue, no node, or evicted before their turn."""
+    remote_healthy: bool = True
+    """Whether the threads that talk to nodes are alive."""
 
 
 @runtime_checkable

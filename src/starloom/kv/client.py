@@ -19,11 +19,12 @@ from pathlib import Path
 from typing_extensions import Buffer
 
 from starloom.kv.base import Lease, PoolStat
+from starloom.kv.channel import Deadline
 from starloom.kv.errors import BlockTooLarge, PoolProtocolError, PoolUnavailable
 from starloom.kv.lease import ArenaLease
 from starloom.kv.local import flat
 from starloom.kv.protocol import MAX_KEYS, check_keys
-from starloom.kv.wire import Deadline, Wire
+from starloom.kv.wire import Wire
 
 FIRST_BACKOFF_S = 0.1
 LAST_BACKOFF_S = 2.0
@@ -61,7 +62,10 @@ class PoolClient:
         deadline = self._deadline()
         with self._exchange(deadline) as wire:
             lease, blocks = wire.get(keys[:MAX_KEYS], deadline)
-            views = wire.views(blocks)
+            try:
+                views = wire.arena.views(blocks)
+            except IndexError as error:
+                raise PoolProtocolError(str(error)) from error
         return ArenaLease(
             views, blocks, wire.arena.generations, partial(self._release, wire, lease)
         )

@@ -2,9 +2,11 @@
 
 KvError
 ├── PoolUnavailable   the pool cannot be reached, or did not answer in time: treat it as a miss
+│   └── NotAdmitted   a node does not know this tenant's key, or is not the node that it says
 ├── PoolProtocolError a frame that no peer of ours sends
 ├── BlockTooLarge     a block does not fit the pool's slot
-└── NoSharedMemory    this system cannot give the pool its memory
+├── NoSharedMemory    this system cannot give the pool its memory
+└── BadSecret         a file of keys or certificates cannot be used
 """
 
 
@@ -14,6 +16,10 @@ class KvError(Exception):
 
 class PoolUnavailable(KvError):
     """The pool cannot be reached or did not answer in time. It is only a miss: recompute."""
+
+
+class NotAdmitted(PoolUnavailable):
+    """Node and client do not prove to each other who they are."""
 
 
 class PoolProtocolError(KvError):
@@ -26,3 +32,7 @@ class BlockTooLarge(KvError):
 
 class NoSharedMemory(KvError):
     """The system cannot give the pool its memory."""
+
+
+class BadSecret(KvError):
+    """A file of keys or certificates is absent, readable by others, or holds something else."""

@@ -5,12 +5,15 @@ what must never be mixed: model weights, KV layout, block size and tenant. Nothi
 `PYTHONHASHSEED`, so that any process computes the same keys.
 """
 
+import sys
+from array import array
 from collections.abc import Sequence
 
 import numpy as np
 from blake3 import blake3
 
 KEY_BYTES = 32
+Tokens = Sequence[int] | np.ndarray[tuple[int], np.dtype[np.integer]]
 
 
 def root_key(*, fingerprint: str, block_tokens: int, salt: str) -> bytes:
@@ -26,18 +29,33 @@ def root_key(*, fingerprint: str, block_tokens: int, salt: str) -> bytes:
     return hasher.digest()
 
 
-def block_keys(root: bytes, tokens: Sequence[int], block_tokens: int) -> list[bytes]:
-    """Keys of the full blocks of `tokens` (a trailing partial block has none)."""
-    full = len(tokens) // block_tokens * block_tokens
-    data = np.asarray(tokens[:full], dtype=">u4").tobytes()
-    return data_keys(root, data, block_tokens * 4)
+def block_keys(root: bytes, tokens: Tokens, block_tokens: int) -> list[bytes]:
+    """Keys of the full blocks of `tokens` (a trailing partial block has none).
+
+    An array of uint32 takes half of the time of a list: it is not read number by number.
+    """
+    return data_keys(root, _big_endian(tokens), block_tokens * 4)
 
 
 def data_keys(root: bytes, data: bytes, block_bytes: int) -> list[bytes]:
     """The same chain over the full blocks of `data`, for prompts whose tokens are not known."""
     keys: list[bytes] = []
-    parent = root
-    for start in range(0, len(data) - block_bytes + 1, block_bytes):
-        parent = blake3(parent + data[start : start + block_bytes]).digest()
-        keys.append(parent)
+    parent, rest, hasher = root, memoryview(data), blake3()
+    for start in range(0, len(rest) - block_bytes + 1, block_bytes):
+        hasher.reset()
+        hasher.update(parent)
+        hasher.update(rest[start : start + block_bytes])
+        keys.append(parent := hasher.digest())
     return keys
+
+
+def _big_endian(tokens: Tokens) -> bytes:
+    """Tokens as big-endian uint32. Raises OverflowError for a number that does not fit."""
+    if isinstance(tokens, np.ndarray):
+        if tokens.size and (tokens.min() < 0 or tokens.max() > 0xFFFFFFFF):
+            raise OverflowError("a token is no unsigned 32-bit number")
+        return tokens.astype(">u4").tobytes()
+    words = array("I", tokens)  # a quarter of the time of numpy's own way through a list
+    if sys.byteorder == "little":
+        words.byteswap()
+    return words.tobytes()

@@ -8,7 +8,7 @@ A slot's generation word changes before the first byte of the slot does. A reade
 and then still finds the generation that it was told has copied the right bytes.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple, Self
 
@@ -54,14 +54,15 @@ class Layout:
         _check(self.classes)
         self._sizes = [each.slot_bytes for each in self.classes]
         self.slots = sum(each.slots for each in self.classes)
+        self._strides = [_round_up(size, ALIGN_BYTES) for size in self._sizes]
         self._first: list[int] = []
         self._base: list[int] = []
         first, base = 0, _round_up(self.slots * GENERATION_BYTES, PAGE_BYTES)
-        for size, slots in self.classes:
+        for (_, slots), stride in zip(self.classes, self._strides, strict=True):
             self._first.append(first)
             self._base.append(base)
             first += slots
-            base += _round_up(slots * _round_up(size, ALIGN_BYTES), PAGE_BYTES)
+            base += _round_up(slots * stride, PAGE_BYTES)
         self.total_bytes = base
         self.slot_bytes = self._sizes[-1]
 
@@ -77,19 +78,31 @@ class Layout:
 
     def class_of(self, slot: int) -> int:
         """Index of the class that a slot belongs to."""
-        return bisect_left(self._first, slot + 1) - 1
+        return bisect_right(self._first, slot) - 1
 
     def slots_of(self, index: int) -> range:
         """Numbers of the slots of a class."""
         return range(self._first[index], self._first[index] + self.classes[index].slots)
 
+    def cut(self, data: memoryview, blocks: Sequence[Block]) -> list[memoryview]:
+        """The bytes of blocks in an arena's `data`. Raises IndexError where one is beyond it."""
+        if len(self.classes) > 1:
+            return [data[self.span(slot, length)] for slot, length, _ in blocks]
+        base, stride, size, end = self._base[0], self._strides[0], self._sizes[0], self.slots
+        found = []
+        for slot, length, _ in blocks:  # `span` of one class, without a call for each block
+            if not (0 <= slot < end and 0 <= length <= size):
+                raise IndexError(f"slot {slot} with {length} bytes is not in this arena")
+            start = base + slot * stride
+            found.append(data[start : start + length])
+        return found
+
     def span(self, slot: int, length: int) -> slice:
         """Bytes of the arena that `length` bytes in a slot take. Raises IndexError beyond it."""
-        index = self.class_of(slot)
-        size = self._sizes[index]
-        if not (0 <= slot < self.slots and 0 <= length <= size):
+        index = bisect_right(self._first, slot) - 1
+        if not (0 <= slot < self.slots and 0 <= length <= self._sizes[index]):
             raise IndexError(f"slot {slot} with {length} bytes is not in this arena")
-        start = self._base[index] + (slot - self._first[index]) * _round_up(size, ALIGN_BYTES)
+        start = self._base[index] + (slot - self._first[index]) * self._strides[index]
         return slice(start, start + length)
 
 

@@ -23,11 +23,15 @@ from starloom.kv.errors import KvError, PoolProtocolError
 from starloom.kv.layout import Layout, SlotClass
 from starloom.kv.policies import POLICIES, Lru, NewPolicy
 from starloom.kv.protocol import Op
+from starloom.kv.remote import NodeAddress, RemotePool, Secret, client_context
+from starloom.kv.remote.auth import OPEN_SECRET
+from starloom.kv.remote.tier import RemoteTier
 from starloom.kv.session import Session
+from starloom.kv.sockets import listen_unix
 from starloom.kv.ssd import SsdTier
 from starloom.kv.ssd.tier import THREADS
 from starloom.kv.store import Store
-from starloom.kv.tiers import WAIT_S, Tiers
+from starloom.kv.tiers import WAIT_S, Afar, Tiers
 from starloom.process import watch_lifeline
 
 STALL_S = 5.0
@@ -72,6 +76,7 @@ class Server:
         policy: NewPolicy = Lru,
         stall_s: float = STALL_S,
         ssd: SsdTier | None = None,
+        afar: Afar | None = None,
         ssd_wait_s: float = WAIT_S,
         ssd_lost: bool = False,
     ) -> None:
@@ -79,10 +84,13 @@ class Server:
         self._arena = Arena(layout)
         self._store = Store(layout, policy, time.monotonic)
         self._store.ssd_lost = ssd_lost
-        self._tiers = Tiers(self._store, self._arena, ssd, wait_s=ssd_wait_s) if ssd else None
+        self._tiers: Tiers | None = None
+        if ssd is not None or afar is not None:
+            self._tiers = Tiers(self._store, self._arena, ssd, afar=afar, wait_s=ssd_wait_s)
         self._path = socket_path
         self._stall_s = stall_s
-        self._listener = _listen(socket_path)
+        self._listener = listen_unix(socket_path)
+        self._listener.setblocking(False)
         self._inode = socket_path.stat().st_ino
         self._peers: dict[int, _Peer] = {}
         self._wake_in, self._wake_out = os.pipe()
@@ -239,33 +247,6 @@ class Server:
         os.close(self._wake_in)
 
 
-def _listen(path: Path) -> socket.socket:
-    """A listening socket for this user alone, in the place of a dead server's file."""
-    if path.exists() and not path.is_socket():
-        raise FileExistsError(f"{path} is no socket; choose another path")
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(str(path))
-        except (FileNotFoundError, ConnectionRefusedError):
-            pass
-        else:
-            raise OSError(f"{path}: another pool answers there; stop it or choose another path")
-    part = path.with_name(f"{path.name}.{os.getpid()}")
-    listener = socket.socket(socket.AF_UNIX)
-    try:
-        listener.bind(str(part))
-        part.chmod(0o600)
-        listener.listen(128)
-        listener.setblocking(False)
-        part.replace(path)  # in one step: a client sees the old file or the new one
-    except OSError:
-        listener.close()
-        part.unlink(missing_ok=True)
-        raise
-    return listener
-
-
 def _peer_uid(sock: socket.socket) -> int:
     form = struct.Struct("3i")
     credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, form.size)
@@ -295,32 +276,76 @@ def _ssd(options: argparse.Namespace) -> SsdTier | None:
         return None
 
 
+def _afar(options: argparse.Namespace) -> RemoteTier | None:
+    """The nodes, or None where none are named. Nodes that do not answer are no reason not to start.
+
+    Raises `BadSecret` and ValueError: a fault of the site.
+    """
+    if not options.node and options.nodes_file is None:
+        return None
+    secret = Secret.read(options.tenant, options.key_file) if options.key_file else OPEN_SECRET
+    pool = RemotePool(
+        options.node,
+        secret=secret,
+        timeout_s=options.node_timeout_s,
+        tls=client_context(options.ca) if options.ca else None,
+        nodes_file=options.nodes_file,
+    )
+    return RemoteTier(pool)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a pool until SIGTERM, SIGINT or the end of the supervisor."""
     parser = argparse.ArgumentParser(prog="python -m starloom.kv.server", description=__doc__)
     parser.add_argument("--socket", type=Path, required=True, help="where clients connect")
     parser.add_argument(
-        "--slots", type=SlotClass.parse, action="append", required=True, metavar="BYTESxCOUNT",
+        "--slots",
+        type=SlotClass.parse,
+        action="append",
+        required=True,
+        metavar="BYTESxCOUNT",
         help="a slot class; repeat it for models with other block sizes",
-    )  # fmt: skip
+    )
     parser.add_argument("--policy", choices=sorted(POLICIES), default="lru", help="what goes first")
     parser.add_argument("--stall-s", type=float, default=STALL_S, help="patience with a peer")
     parser.add_argument("--ssd", type=Path, help="a folder for the SSD tier's files")
     parser.add_argument(
-        "--ssd-slots", type=SlotClass.parse, action="append", default=[], metavar="BYTESxCOUNT",
+        "--ssd-slots",
+        type=SlotClass.parse,
+        action="append",
+        default=[],
+        metavar="BYTESxCOUNT",
         help="a slot class on disk; repeat it",
-    )  # fmt: skip
+    )
     parser.add_argument("--ssd-threads", type=int, default=THREADS, help="for disk I/O")
     parser.add_argument("--ssd-wait-s", type=float, default=WAIT_S, help="a get waits for disk")
+    parser.add_argument(
+        "--node",
+        type=NodeAddress.read,
+        action="append",
+        default=[],
+        metavar="NAME=ADDRESS[*WEIGHT]",
+        help="a remote node; repeat it",
+    )
+    parser.add_argument("--nodes-file", type=Path, help="a list of nodes, read when it changes")
+    parser.add_argument("--tenant", default="open", help="who this host is to the nodes")
+    parser.add_argument("--key-file", type=Path, help="that tenant's key")
+    parser.add_argument("--ca", type=Path, help="certificates that sign those of tls:// nodes")
+    parser.add_argument("--node-timeout-s", type=float, default=1.0, help="for a call to a node")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
         ssd = _ssd(options)
         server = Server(
-            options.socket, options.slots,
-            policy=POLICIES[options.policy], stall_s=options.stall_s,
-            ssd=ssd, ssd_wait_s=options.ssd_wait_s, ssd_lost=bool(options.ssd and not ssd),
-        )  # fmt: skip
+            options.socket,
+            options.slots,
+            policy=POLICIES[options.policy],
+            stall_s=options.stall_s,
+            ssd=ssd,
+            ssd_wait_s=options.ssd_wait_s,
+            ssd_lost=bool(options.ssd and not ssd),
+            afar=_afar(options),
+        )
     except (KvError, OSError, ValueError) as error:
         _log.error("the pool cannot start: %s", error)
         return 1

@@ -32,6 +32,7 @@ class Session:
         self._filled = 0
         self._body = bytearray()
         self._payload: deque[tuple[int, memoryview]] = deque()
+        self._put_keys: list[bytes] = []
         self._put_request = self._stored = self._owed_bytes = 0
         self.greeted = False
         """Whether the peer has said hello and may get the arena's descriptor."""
@@ -133,6 +134,7 @@ class Session:
             self._store.finish(self._owner)
             return wanted
         self._put_request, self._stored = request, len(taken)
+        self._put_keys = [wants[position][0] for position, _ in taken]
         self._owed_bytes = sum(block.length for _, block in taken)
         self._payload.extend((block.slot, self._arena.claim(block)) for _, block in taken)
         return wanted + self._next_payload()
@@ -150,5 +152,7 @@ class Session:
             return b""
         self._await(memoryview(self._header))
         self._store.finish(self._owner)
+        if self._tiers is not None:
+            self._tiers.stored(self._put_keys)
         count = protocol.pack_count(self._stored)
         return protocol.answer(Op.STORED, self._put_request, count)

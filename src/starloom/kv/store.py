@@ -25,9 +25,8 @@ MAX_LEASES = 65536
 
 @dataclass(slots=True)
 class _Slot:
+    block: Block
     key: bytes = b""
-    length: int = 0
-    generation: int = 0
     pins: int = 0
     ready: bool = False
 
@@ -59,7 +58,7 @@ class Store:
         """`clock` gives the seconds that policies which learn pauses count in."""
         self._layout = layout
         self._clock = clock
-        self._slots = [_Slot() for _ in range(layout.slots)]
+        self._slots = [_Slot(Block(slot, 0, 0)) for slot in range(layout.slots)]
         classes = range(len(layout.classes))
         self._free = [list(reversed(layout.slots_of(index))) for index in classes]
         self._policies = [policy(each.slots) for each in layout.classes]
@@ -90,6 +89,10 @@ class Store:
         """How many leading keys are ready. Changes nothing, not even recency."""
         return len(self._prefix(keys))
 
+    def lengths(self, keys: Sequence[bytes]) -> list[int]:
+        """Bytes of each block of the longest ready prefix. Changes nothing."""
+        return [self._slots[slot].block.length for slot in self._prefix(keys)]
+
     def pin(self, owner: int, keys: Sequence[bytes]) -> tuple[int, list[Block]]:
         """Pin the longest ready prefix and touch it: a lease (0 when nothing is found), its blocks.
 
@@ -104,10 +107,12 @@ class Store:
         self._misses += len(keys) - len(slots)
         if not slots:
             return 0, []
-        for slot in slots:
-            self._slots[slot].pins += 1
+        states = [self._slots[slot] for slot in slots]
+        for state in states:
+            state.pins += 1
+        blocks = [state.block for state in states]
         self._touch(keys[: len(slots)])
-        return self._lease(owner, slots), [self._block(slot) for slot in slots]
+        return self._lease(owner, slots), blocks
 
     def unpin(self, owner: int, lease: int) -> None:
         """End a lease. Raises `PoolProtocolError` for one that the owner does not hold."""
@@ -143,7 +148,7 @@ class Store:
         """A lease on one ready block that neither counts as a lookup nor renews it."""
         slot = self._index[key]
         self._slots[slot].pins += 1
-        return self._lease(owner, [slot]), self._block(slot)
+        return self._lease(owner, [slot]), self._slots[slot].block
 
     def reserve(
         self, owner: int, wants: Sequence[tuple[bytes, int]], max_bytes: int
@@ -236,10 +241,6 @@ class Store:
     def _pinned(self, key: bytes) -> bool:
         return self._slots[self._index[key]].pins > 0
 
-    def _block(self, slot: int) -> Block:
-        state = self._slots[slot]
-        return Block(slot, state.length, state.generation)
-
     def _keep(self, put: _Put, key: bytes) -> None:
         if self._ready(key):
             slot = self._index[key]
@@ -278,7 +279,7 @@ class Store:
 
     def _fill(self, slot: int, key: bytes, size: int) -> Block:
         state = self._slots[slot]
-        state.key, state.length, state.ready = key, size, False
-        state.generation += 1
+        state.key, state.ready = key, False
+        state.block = Block(slot, size, state.block.generation + 1)
         self._index[key] = slot
-        return self._block(slot)
+        return state.block

@@ -7,47 +7,26 @@ a late answer is then never taken for the answer to a later question.
 import os
 import socket
 import struct
-from collections import deque
-from collections.abc import Callable, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
 from starloom.kv import protocol
 from starloom.kv.arena import ReadArena
 from starloom.kv.base import PoolStat
+from starloom.kv.channel import Channel, Deadline
 from starloom.kv.errors import PoolProtocolError
 from starloom.kv.layout import Block, Layout
 from starloom.kv.protocol import Op
 
 _SEND_BUFFER_BYTES = 4 << 20
-_IOV_MAX = 1024
-
-
-class Deadline:
-    """When a call must have ended."""
-
-    def __init__(self, clock: Callable[[], float], limit_s: float) -> None:
-        self._clock = clock
-        self._at = clock() + limit_s
-
-    def left_s(self) -> float:
-        """Seconds left; raises TimeoutError when there are none."""
-        left = self.rest_s()
-        if not left:
-            raise TimeoutError("no answer in time")
-        return left
-
-    def rest_s(self) -> float:
-        """Seconds left, or 0."""
-        return max(0.0, self._at - self._clock())
 
 
 class Wire:
     """Raises OSError (TimeoutError among them) and `PoolProtocolError`; is not thread-safe."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
+        self._channel = Channel(sock)
         self._request = 0
         self.arena: ReadArena
 
@@ -67,7 +46,7 @@ class Wire:
         return wire
 
     def close(self) -> None:
-        self._sock.close()
+        self._channel.close()
 
     def lookup(self, keys: Sequence[bytes], deadline: Deadline) -> int:
         body = self._call(Op.LOOKUP, protocol.pack_keys(keys), deadline)
@@ -90,7 +69,7 @@ class Wire:
     def release(self, leases: Sequence[int], deadline: Deadline) -> None:
         """Unpin. There is no answer to wait for."""
         body = protocol.pack_leases(leases)
-        self._send([memoryview(protocol.frame(Op.RELEASE, 0, body))], deadline)
+        self._channel.send([protocol.frame(Op.RELEASE, 0, body)], deadline)
 
     def put(
         self, blocks: Sequence[tuple[bytes, memoryview]], max_bytes: int, deadline: Deadline
@@ -100,7 +79,7 @@ class Wire:
         body = self._call(Op.PUT, protocol.pack_wants(wants, max_bytes), deadline)
         positions = protocol.unpack_positions(body, len(blocks))
         if positions:
-            self._send([blocks[position][1] for position in positions], deadline)
+            self._channel.send([blocks[position][1] for position in positions], deadline)
             stored = protocol.unpack_count(self._answer(Op.STORED, deadline))
             if stored != len(positions):
                 raise PoolProtocolError(f"{stored} blocks stored of {len(positions)} sent")
@@ -110,16 +89,20 @@ class Wire:
         return protocol.unpack_stat(self._call(Op.STAT, b"", deadline))
 
     def _hello(self, deadline: Deadline) -> ReadArena:
-        credentials = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        sock = self._channel.sock
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         if struct.unpack("3i", credentials)[1] != os.getuid():
             raise PoolProtocolError("the pool belongs to another user")
         self._request += 1
         hello = protocol.frame(Op.HELLO, self._request, protocol.pack_hello())
-        self._send([memoryview(hello)], deadline)
-        self._sock.settimeout(deadline.left_s())
-        data, fds, _, _ = socket.recv_fds(
-            self._sock, protocol.HEADER_BYTES, 1, socket.MSG_CMSG_CLOEXEC
-        )
+        self._channel.send([hello], deadline)
+        self._channel.limit(deadline, socket.SO_RCVTIMEO)
+        try:
+            data, fds, _, _ = socket.recv_fds(
+                sock, protocol.HEADER_BYTES, 1, socket.MSG_CMSG_CLOEXEC
+            )
+        except BlockingIOError:
+            raise TimeoutError("no answer in time") from None
         try:
             layout = protocol.unpack_classes(self._answer(Op.HELLO, deadline, data))
             return _map(fds, layout)
@@ -129,35 +112,14 @@ class Wire:
 
     def _call(self, op: Op, body: bytes, deadline: Deadline) -> bytes:
         self._request += 1
-        self._send([memoryview(protocol.frame(op, self._request, body))], deadline)
+        self._channel.send([protocol.frame(op, self._request, body)], deadline)
         return self._answer(op, deadline)
 
     def _answer(self, op: Op, deadline: Deadline, begun: bytes = b"") -> bytes:
-        head = begun + self._receive(protocol.HEADER_BYTES - len(begun), deadline)
+        head = begun + self._channel.receive(protocol.HEADER_BYTES - len(begun), deadline)
         header = protocol.read_header(head)
-        body = self._receive(header.length, deadline)
+        body = self._channel.receive(header.length, deadline)
         return protocol.check_answer(header, op, self._request, body)
-
-    def _send(self, parts: Sequence[memoryview], deadline: Deadline) -> None:
-        queue = deque(part for part in parts if part)
-        while queue:
-            self._sock.settimeout(deadline.left_s())
-            sent = self._sock.sendmsg(list(islice(queue, _IOV_MAX)))
-            while queue and sent >= len(queue[0]):
-                sent -= len(queue.popleft())
-            if sent:
-                queue[0] = queue[0][sent:]
-
-    def _receive(self, count: int, deadline: Deadline) -> bytes:
-        data = bytearray(count)
-        rest = memoryview(data)
-        while rest:
-            self._sock.settimeout(deadline.left_s())
-            got = self._sock.recv_into(rest)
-            if not got:
-                raise ConnectionResetError("the pool closed the connection")
-            rest = rest[got:]
-        return bytes(data)
 
 
 def _map(fds: Sequence[int], layout: Layout) -> ReadArena:

@@ -105,3 +105,15 @@ class LatencyBudget:
     def left_us(self, round_trip_us: float) -> float:
         """What a round-trip limit, or a measured round trip, leaves over; below zero: too slow."""
         return round_trip_us - self.round_trip_us
+
+
+OTU4_FRAME_US = 1.168
+"""ITU-T G.709, table 7-3."""
+
+
+def encryption_us(frames: int = 4) -> float:
+    """One way through an OTN encryptor and its decryptor that hold `frames` OTU4 frames each.
+
+    Ciphers of layer 1 work on whole frames; how many a product holds is on its data sheet.
+    """
+    return 2 * frames * OTU4_FRAME_US

@@ -55,7 +55,8 @@ class StepCost:
 def step_time(chip: Chip, shape: ModelShape, batch: Batch) -> StepCost:
     """Cost of one step of `batch` on one chip that holds the whole model.
 
-    - matrices: 2 FLOPs a weight and new token; the weights are read once.
+    - matrices: 2 FLOPs a weight and new token; the weights are read once. Of experts each token
+      computes with the active ones, and the step reads those that any token went to.
     - attention: 4 * heads * head_dim FLOPs a layer and a (query, key) pair, causal within a chunk:
       n new tokens after c cached ones make n*c + n*(n+1)/2 pairs. KV is read once a sequence, and
       the new tokens' KV is written.
@@ -68,12 +69,13 @@ def step_time(chip: Chip, shape: ModelShape, batch: Batch) -> StepCost:
     if new == 0:
         nothing = OperatorCost(0, 0, 0, 0)
         return StepCost(nothing, nothing, nothing, 0)
-    weights = shape.layers * shape.layer_weights
+    used = shape.layers * shape.active_layer_weights
+    read = shape.layers * _touched(shape, new)
     pairs = sum(n * c + n * (n + 1) / 2 for n, c in chunks)
     held = sum(n + c for n, c in chunks)
     head = shape.vocab * shape.hidden
     return StepCost(
-        matrices=_cost(chip, shape, 2.0 * weights * new, weights * shape.weight_bytes),
+        matrices=_cost(chip, shape, 2.0 * used * new, read * shape.weight_bytes),
         attention=_cost(
             chip,
             shape,
@@ -85,8 +87,19 @@ def step_time(chip: Chip, shape: ModelShape, batch: Batch) -> StepCost:
     )
 
 
+def _touched(shape: ModelShape, tokens: int) -> float:
+    """Weights a layer that `tokens` tokens touch: experts are drawn evenly and independently."""
+    if shape.moe is None:
+        return shape.layer_weights
+    missed = (1 - shape.moe.active / shape.moe.experts) ** tokens
+    experts = shape.moe_layers * shape.moe.experts * shape.expert_weights / shape.layers
+    return shape.layer_weights - missed * experts
+
+
 def _cost(chip: Chip, shape: ModelShape, flops: float, moved_bytes: float) -> OperatorCost:
-    peak_tflops = chip.fp32_tflops if shape.weight_bytes == 4 else chip.bf16_tflops
+    wide = shape.weight_bytes == 4 and chip.fp32_tflops is not None
+    peak_tflops = chip.fp32_tflops if wide else chip.bf16_tflops
+    assert peak_tflops is not None  # noqa: S101 - `wide` says so
     return OperatorCost(
         flops=flops,
         bytes=moved_bytes,

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from starloom.site import catalogue
 from starloom.site.base import Name, Noun
 from starloom.site.errors import BadNames, Loc
+from starloom.site.fabric import Fabric
 from starloom.site.files import load
 from starloom.site.gateway import Gateway, Telemetry, Tenant
 from starloom.site.guard import Guard
@@ -40,6 +41,11 @@ class Site(Noun):
     schedule: Schedule = Schedule()
     telemetry: Telemetry = Telemetry()
     routes: list[Route] = []
+    fabric: Fabric | None = None
+    """The network between the nodes, for `starloom net` and the planner."""
+    supernode: Name | None = None
+    """Out of the catalogue: the scale-up domain that the chips stand in, for the planner; by
+    default the catalogue's first with the nodes' chip."""
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -48,7 +54,7 @@ class Site(Noun):
 
     @model_validator(mode="after")
     def _names_hold(self) -> Self:
-        checks = (*_OF_WORKERS, _served, _discovered, _admin, _halves, _routes)
+        checks = (*_OF_WORKERS, _served, _discovered, _admin, _halves, _routes, _kv_nodes)
         problems = [problem for check in checks for problem in check(self)]
         if problems:
             raise BadNames(problems)
@@ -277,6 +283,32 @@ def _routes(site: Site) -> Found:
             what = f"the route {route.name!r} has the name of a model"
             fix = "give it another, such as `auto`: a model's own name asks for that model"
             yield ("routes", index, "name"), what, fix
+
+
+def _kv_nodes(site: Site) -> Found:
+    """Nodes of the pool are told apart, and what their addresses need is there."""
+    pool = site.pool
+    if pool is None:
+        return
+    first: dict[str, int] = {}
+    for index, node in enumerate(pool.nodes):
+        loc: Loc = ("pool", "nodes", index)
+        for field, value in (("name", node.name), ("address", node.address)):
+            if value in first:
+                what = f"{value!r} is taken by pool.nodes[{first[value]}]"
+                yield (*loc, field), what, f"give each node a {field} of its own"
+            first.setdefault(value, index)
+        if node.address.startswith("tls:") and pool.tls.ca is None:
+            what = f"node {node.name!r} speaks TLS, and no certificate says whom to trust"
+            yield (*loc, "address"), what, "set `pool.tls.ca` to what signs its certificate"
+    if (pool.nodes or pool.nodes_file) and (pool.key_file is None) != (pool.tenant == "open"):
+        missing, given = ("tenant", "key_file") if pool.key_file else ("key_file", "tenant")
+        what = f"the nodes want to know who asks: `{given}` is set and `{missing}` is not"
+        yield ("pool", given), what, f"add `{missing}`: `starloom kv key NAME` makes a key"
+    if (pool.tls.cert is None) != (pool.tls.key is None):
+        given = "cert" if pool.tls.cert else "key"
+        what = "a certificate is of use with its private key, and the other way round"
+        yield ("pool", "tls", given), what, "set both `cert` and `key`, or neither"
 
 
 def _missing_parts(site: Site) -> Found:

@@ -1,10 +1,11 @@
 """Published claims, each a file that runs: the source's figures beside ours, misses included."""
 
-from starloom.studies import kv_hits
+from starloom.studies import dpu_path, kv_hits
 from starloom.studies.base import Figure, Findings, Options, Study, StudyError, Told
 from starloom.studies.picture import write_svg
 
 STUDIES: dict[str, Study] = {
+    "dpu-path": dpu_path,
     "kv-hits": kv_hits,
 }
 

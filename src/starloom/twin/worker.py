@@ -24,9 +24,22 @@ class Job:
     """One request on a worker. Times are None until they are known."""
 
     __slots__ = (
-        "answer", "arrival", "blocks", "cached_tokens", "computed", "end_s", "first_s", "keys",
-        "named", "number", "prompt", "prompt_keys", "started", "tokens", "waits_for",
-    )  # fmt: skip
+        "answer",
+        "arrival",
+        "blocks",
+        "cached_tokens",
+        "computed",
+        "end_s",
+        "first_s",
+        "keys",
+        "named",
+        "number",
+        "prompt",
+        "prompt_keys",
+        "started",
+        "tokens",
+        "waits_for",
+    )
 
     def __init__(self, number: int, prompt: int, answer: int, keys: list[bytes]) -> None:
         self.number = number

@@ -13,22 +13,27 @@ class Batch:
     def __init__(self, timeout_s: float) -> None:
         self._until = time.monotonic() + timeout_s
         self._ended = threading.Condition()
-        self._results: list[bool | None] = []
+        self._results: list[bool] = []
+        self._pending = 0
 
     def rest_s(self) -> float:
         return max(0.0, self._until - time.monotonic())
 
     def begin(self) -> Done:
-        self._results.append(None)
-        return partial(self._end, len(self._results) - 1)
+        with self._ended:
+            self._results.append(False)
+            self._pending += 1
+            return partial(self._end, len(self._results) - 1)
 
     def wait(self) -> list[bool]:
         """What became of each job; False for one that has not ended in time."""
         with self._ended:
-            self._ended.wait_for(lambda: None not in self._results, self.rest_s())
-            return [result is True for result in self._results]
+            self._ended.wait_for(lambda: not self._pending, self.rest_s())
+            return list(self._results)
 
     def _end(self, at: int, ok: bool) -> None:
         with self._ended:
             self._results[at] = ok
-            self._ended.notify_all()
+            self._pending -= 1
+            if not self._pending:  # not at each end: waking the waiter costs more than a page
+                self._ended.notify()

@@ -57,21 +57,28 @@ class Disk:
 
 
 class Bounce:
-    """Page-aligned memory of one I/O thread, for what is not aligned in its caller's memory."""
+    """Page-aligned memory of one I/O thread: headers, and what is not aligned in its caller's.
 
-    def __init__(self, size: int) -> None:
-        self._map = mmap.mmap(-1, 2 * PAGE_BYTES)
-        self._pages = memoryview(self._map)
-        self.head = self._pages[:PAGE_BYTES]
-        self.tail = self._pages[PAGE_BYTES:]
-        self._size = round_up(size)
-        self._body = memoryview(b"")
+    It holds a run of `blocks` blocks of `size` bytes altogether; pages that are never used are
+    never there.
+    """
 
-    def body(self, length: int) -> memoryview:
-        """`length` bytes, rounded up to whole pages; made when first needed."""
-        if not self._body:
-            self._body = memoryview(mmap.mmap(-1, max(self._size, PAGE_BYTES)))
-        return self._body[: round_up(length)]
+    def __init__(self, size: int, blocks: int = 1) -> None:
+        heads = blocks * PAGE_BYTES
+        area = memoryview(mmap.mmap(-1, 2 * heads + round_up(size)))
+        self.heads = [area[at : at + PAGE_BYTES] for at in range(0, heads, PAGE_BYTES)]
+        """A page for each block of a run."""
+        self._rest = area[heads:]
+        self._used = 0
+
+    def clear(self) -> None:
+        """What was taken is free again."""
+        self._used = 0
+
+    def take(self, length: int) -> memoryview:
+        """`length` bytes, rounded up to whole pages."""
+        start, self._used = self._used, self._used + round_up(length)
+        return self._rest[start : self._used]
 
 
 def round_up(size: int) -> int:

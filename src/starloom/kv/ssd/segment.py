@@ -14,7 +14,7 @@ alone (mode 0600).
 import errno
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from xxhash import xxh3_64_intdigest
@@ -37,8 +37,16 @@ class BadSlot(KvError):
     """A slot does not hold what it should: torn, corrupted, cut off. It is a miss."""
 
 
+Item = tuple[Place, memoryview]
+"""A slot and the bytes that go there, or where they are to go."""
+
+
 class Segment:
-    """The file. Thread-safe but for `resize`; each thread brings its own `Bounce`."""
+    """The file. Thread-safe but for `resize`; each thread brings its own `Bounce`.
+
+    Blocks move in *runs*: slots that follow one another go in one system call, so that pages of
+    64 KiB cost little more than large blocks do.
+    """
 
     def __init__(self, path: Path, slot_bytes: int, slots: int, disk: Disk | None = None) -> None:
         """Open and preallocate. Raises `SegmentInUse`, OSError (such as ENOSPC)."""
@@ -60,8 +68,8 @@ class Segment:
                 os.ftruncate(self._fd, 0)
             self._disk.allocate(self._fd, self.total_bytes)
             if self.fresh:
-                bounce.head[:] = self._stamp()
-                self._disk.write(self._fd, [bounce.head], 0)
+                bounce.heads[0][:] = self._stamp()
+                self._disk.write(self._fd, [bounce.heads[0]], 0)
         except BaseException:
             os.close(self._fd)
             raise
@@ -71,59 +79,61 @@ class Segment:
         """Of the file."""
         return PAGE_BYTES + self.slots * self._stride
 
-    def write(self, place: Place, data: memoryview, bounce: Bounce) -> None:
-        """Put a block into its slot. Raises OSError; the slot then holds nothing certain."""
-        digest = xxh3_64_intdigest(data)
-        fields = (place.key, place.length, place.generation, place.keep_until_s, digest)
-        head = _SLOT.pack(_SLOT_MAGIC, *fields)
-        bounce.head[: _SLOT.size] = head
-        bounce.head[_SLOT.size : _SLOT.size + _SUM.size] = _SUM.pack(xxh3_64_intdigest(head))
-        whole = len(data) // PAGE_BYTES * PAGE_BYTES
-        if not is_aligned(data):
-            body = bounce.body(len(data))
-            body[: len(data)] = data
-            parts = [bounce.head, body]
-        else:
-            bounce.tail[: len(data) - whole] = data[whole:]
-            parts = [bounce.head, data[:whole], bounce.tail[: round_up(len(data)) - whole]]
-        size = PAGE_BYTES + round_up(len(data))
-        done = self._disk.write(self._fd, [part for part in parts if part], self._at(place.slot))
-        if done != size:
+    def joins(self, place: Place, following: Place) -> bool:
+        """Whether a block lies right behind another one, with nothing in between."""
+        whole = PAGE_BYTES + round_up(place.length) == self._stride
+        return whole and following.slot == place.slot + 1
+
+    def write(self, run: Sequence[Item], bounce: Bounce) -> None:
+        """Put the blocks of a run into their slots. Raises OSError; none is certain then."""
+        bounce.clear()
+        parts: list[memoryview] = []
+        for head, (place, data) in zip(bounce.heads, run, strict=False):
+            _fill(head, place, data)
+            parts.append(head)
+            if is_aligned(data):
+                whole = len(data) // PAGE_BYTES * PAGE_BYTES
+                parts.append(data[:whole])
+                if whole < len(data):
+                    parts.append(bounce.take(PAGE_BYTES))
+                    parts[-1][: len(data) - whole] = data[whole:]
+            else:
+                parts.append(bounce.take(len(data)))
+                parts[-1][: len(data)] = data
+        done = self._disk.write(self._fd, [part for part in parts if part], self._at(run[0][0]))
+        if done != (size := sum(map(len, parts))):
             raise OSError(errno.ENOSPC, f"{self.path}: {done} of {size} bytes were written")
 
-    def read(self, place: Place, target: memoryview, bounce: Bounce) -> None:
-        """Fill `target` with the block. Raises `BadSlot` and OSError; `target` is then garbage.
+    def read(self, run: Sequence[Item], bounce: Bounce) -> list[BadSlot | None]:
+        """Fill the targets of a run; what is wrong with each block. Raises OSError.
 
-        Where memory is aligned the device writes into it; only a last partial page is copied.
+        The target of a bad block is garbage. Where memory is aligned the device writes into it;
+        only a last partial page is copied.
         """
-        length = place.length
-        whole = length // PAGE_BYTES * PAGE_BYTES
-        straight = is_aligned(target)
-        if straight:
-            parts = [bounce.head, target[:whole], bounce.tail[: round_up(length) - whole]]
-        else:
-            parts = [bounce.head, bounce.body(length)]
-        size = PAGE_BYTES + round_up(length)
-        done = self._disk.read(self._fd, [part for part in parts if part], self._at(place.slot))
-        if done != size:
-            raise BadSlot(f"slot {place.slot} is cut off")
-        found, digest = _header(bounce.head, place.slot)
-        if found != place:
-            raise BadSlot(f"slot {place.slot} holds another block")
-        if straight:
-            target[whole:] = bounce.tail[: length - whole]
-        else:
-            target[:] = parts[1][:length]
-        if xxh3_64_intdigest(target) != digest:
-            raise BadSlot(f"slot {place.slot}: the block is not what was written")
+        bounce.clear()
+        parts: list[memoryview] = []
+        copies: list[tuple[memoryview, memoryview]] = []
+        for head, (place, target) in zip(bounce.heads, run, strict=False):
+            whole = place.length // PAGE_BYTES * PAGE_BYTES if is_aligned(target) else 0
+            rest = bounce.take(place.length - whole)
+            parts += head, target[:whole], rest
+            copies.append((target[whole:], rest[: place.length - whole]))
+        done = self._disk.read(self._fd, [part for part in parts if part], self._at(run[0][0]))
+        found: list[BadSlot | None] = []
+        for head, (place, target), (to, rest) in zip(bounce.heads, run, copies, strict=False):
+            done -= PAGE_BYTES + round_up(place.length)
+            to[:] = rest
+            found.append(_wrong(head, place, target, cut_off=done < 0))
+        return found
 
     def scan(self) -> Iterator[Place]:
         """Places of all slots whose header is whole. Raises OSError."""
-        bounce = Bounce(0)
+        head = Bounce(0).heads[0]
         for slot in range(self.slots):
             try:
-                if self._disk.read(self._fd, [bounce.head], self._at(slot)) == PAGE_BYTES:
-                    place, _ = _header(bounce.head, slot)
+                at = PAGE_BYTES + slot * self._stride
+                if self._disk.read(self._fd, [head], at) == PAGE_BYTES:
+                    place, _ = _header(head, slot)
                     if place.length <= self.slot_bytes:
                         yield place
             except BadSlot:
@@ -144,8 +154,8 @@ class Segment:
         if fd >= 0:
             os.close(fd)
 
-    def _at(self, slot: int) -> int:
-        return PAGE_BYTES + slot * self._stride
+    def _at(self, place: Place) -> int:
+        return PAGE_BYTES + place.slot * self._stride
 
     def _open(self) -> int:
         try:
@@ -157,13 +167,36 @@ class Segment:
         return self._disk.open(self.path, direct=False)
 
     def _ours(self, bounce: Bounce) -> bool:
-        done = self._disk.read(self._fd, [bounce.head], 0)
-        return done == PAGE_BYTES and bounce.head == self._stamp()
+        done = self._disk.read(self._fd, [bounce.heads[0]], 0)
+        return done == PAGE_BYTES and bounce.heads[0] == self._stamp()
 
     def _stamp(self) -> bytes:
         """The first page."""
         head = _FILE.pack(_FILE_MAGIC, _VERSION, self.slot_bytes)
         return (head + _SUM.pack(xxh3_64_intdigest(head))).ljust(PAGE_BYTES, b"\0")
+
+
+def _fill(head: memoryview, place: Place, data: memoryview) -> None:
+    """Make a block's header page."""
+    digest = xxh3_64_intdigest(data)
+    fields = (place.key, place.length, place.generation, place.keep_until_s, digest)
+    _SLOT.pack_into(head, 0, _SLOT_MAGIC, *fields)
+    _SUM.pack_into(head, _SLOT.size, xxh3_64_intdigest(head[: _SLOT.size]))
+
+
+def _wrong(head: memoryview, place: Place, data: memoryview, *, cut_off: bool) -> BadSlot | None:
+    """Why what was read is not the block that was put there; None when it is."""
+    if cut_off:
+        return BadSlot(f"slot {place.slot} is cut off")
+    try:
+        found, digest = _header(head, place.slot)
+    except BadSlot as error:
+        return error
+    if found != place:
+        return BadSlot(f"slot {place.slot} holds another block")
+    if xxh3_64_intdigest(data) != digest:
+        return BadSlot(f"slot {place.slot}: the block is not what was written")
+    return None
 
 
 def _header(page: memoryview, slot: int) -> tuple[Place, int]:

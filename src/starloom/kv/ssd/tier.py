@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from typing_extensions import Buffer
 
@@ -23,9 +24,9 @@ from starloom.kv.ssd.base import Done, SsdStat
 from starloom.kv.ssd.batch import Batch
 from starloom.kv.ssd.disk import Bounce, Disk
 from starloom.kv.ssd.health import Health
-from starloom.kv.ssd.queue import IoQueue
+from starloom.kv.ssd.queue import RUN_BLOCKS, RUN_BYTES, IoQueue
 from starloom.kv.ssd.segment import BadSlot, Segment
-from starloom.kv.ssd.slots import Place, SlotTable
+from starloom.kv.ssd.shelf import Job, Shelf
 
 THREADS, DEPTH, STALL_S = 4, 256, 10.0
 MAX_KEEP_S = 7 * 86400.0
@@ -33,13 +34,12 @@ MAX_KEEP_S = 7 * 86400.0
 _log = logging.getLogger("starloom.kv.ssd")
 
 
-class _Shelf:
-    """One segment and its table."""
+class Want(NamedTuple):
+    """A block to write, or where to read one to; `done` is called from an I/O thread."""
 
-    def __init__(self, segment: Segment, policy: Callable[[int], Policy]) -> None:
-        self.segment = segment
-        self.table = SlotTable(segment.slots, policy)
-        self.resizing = threading.Lock()
+    key: bytes
+    data: memoryview
+    done: Done
 
 
 class SsdTier:
@@ -63,18 +63,18 @@ class SsdTier:
         self._lock = threading.Lock()
         self._health = Health()
         self._put = self._hit = self._bad = self._refused = 0
-        self._shelves: list[_Shelf] = []
+        self._shelves: list[Shelf] = []
         try:
             for size, slots in sorted(classes):
                 segment = Segment(folder / f"{size}.kv", size, slots, disk)
-                self._shelves.append(_Shelf(segment, policy))
+                self._shelves.append(Shelf(segment, policy))
                 self._restore(self._shelves[-1])
         except BaseException:
             for shelf in self._shelves:
                 shelf.segment.close()
             raise
         self._sizes = [shelf.segment.slot_bytes for shelf in self._shelves]
-        self._queue = IoQueue(threads, depth, self._sizes[-1], stall_s)
+        self._queue = IoQueue(threads, depth, stall_s, self._worker)
 
     def __contains__(self, key: bytes) -> bool:
         with self._lock:
@@ -83,7 +83,7 @@ class SsdTier:
     def busy(self, key: bytes) -> bool:
         """Whether the block is held or on its way in."""
         with self._lock:
-            return any(shelf.table.busy(key) for shelf in self._shelves)
+            return self._busy(key)
 
     def lengths(self, keys: Sequence[bytes]) -> list[int]:
         """Bytes of each block of the longest held prefix. Renews nothing."""
@@ -105,55 +105,80 @@ class SsdTier:
 
         Raises `BlockTooLarge`. A held block is written again (to be kept longer, say).
         """
-        shelf = self._shelf_for(len(data))
+        return not self.submit_puts([Want(key, data, done)], keep_s)
+
+    def submit_puts(self, wants: Sequence[Want], keep_s: float = 0.0) -> list[Want]:
+        """Write blocks; returns those that are refused. Raises `BlockTooLarge` before any is taken.
+
+        Blocks of one size that are handed over together lie together, and are written and read in
+        few system calls.
+        """
+        shelves = [self._shelf_for(len(want.data)) for want in wants]
         now_s = self._clock()
+        until = now_s + min(keep_s, MAX_KEEP_S) if keep_s > 0 else 0.0
+        jobs: list[Job] = []
+        refused: list[Want] = []
         with self._lock:
-            usable = self._health.usable(now_s)
-            until = now_s + min(keep_s, MAX_KEEP_S) if keep_s > 0 else 0.0
-            place = shelf.table.take(key, len(data), now_s, until) if usable else None
-            if place is None:
-                self._refused += 1
-                return False
-        if self._queue.submit(partial(self._write, shelf, place, data, done), urgent=False):
-            return True
+            room = self._queue.room if self._health.usable(now_s) else 0
+            for want, shelf in zip(wants, shelves, strict=True):
+                place = None
+                if len(jobs) < room:
+                    place = shelf.table.take(want.key, len(want.data), now_s, until)
+                if place is None:
+                    refused.append(want)
+                else:
+                    jobs.append(Job(shelf, place, want.data, want.done, writes=True))
+        taken = self._queue.submit(jobs, urgent=False)
         with self._lock:
-            shelf.table.abort(place)
-            self._refused += 1
-        return False
+            for job in jobs[taken:]:
+                job.settle(None)
+                refused.append(Want(job.place.key, job.data, job.done))
+            self._refused += len(refused)
+        return refused
 
     def submit_get(self, key: bytes, target: memoryview, done: Done) -> bool:
         """Read a block into `target`, which has its length; False when it is not to be had.
 
         A page-aligned target is filled by the device itself.
         """
+        return bool(self.submit_gets([Want(key, target, done)]))
+
+    def submit_gets(self, wants: Sequence[Want]) -> int:
+        """Read blocks into their targets; how many leading ones will be."""
+        jobs: list[Job] = []
         with self._lock:
-            shelf = self._shelf_of(key)
-            if shelf is None or not self._health.usable(self._clock()):
-                return False
-            place = shelf.table.hold(key)
-            if place is None or place.length != len(target):
-                if place is not None:
+            room = self._queue.room if self._health.usable(self._clock()) else 0
+            for want in wants[:room]:
+                shelf = self._shelf_of(want.key)
+                place = shelf.table.hold(want.key) if shelf is not None else None
+                if shelf is None or place is None:
+                    break
+                if place.length != len(want.data):
                     shelf.table.release(place)
-                return False
-        if self._queue.submit(partial(self._read, shelf, place, target, done), urgent=True):
-            return True
-        with self._lock:
-            shelf.table.release(place)
-        return False
+                    break
+                jobs.append(Job(shelf, place, want.data, want.done, writes=False))
+        taken = self._queue.submit(jobs, urgent=True)
+        if taken < len(jobs):
+            with self._lock:
+                for job in jobs[taken:]:
+                    job.shelf.table.release(job.place)
+        return taken
 
     def put(
         self, blocks: Sequence[tuple[bytes, Buffer]], *, timeout_s: float, keep_s: float = 0.0
     ) -> int:
         """Write the blocks that are not held, waiting for room in the queue; how many were."""
+        if keep_s <= 0:
+            with self._lock:
+                blocks = [each for each in blocks if not self._busy(each[0])]
         batch = Batch(timeout_s)
-        for key, block in blocks:
-            if keep_s <= 0 and self.busy(key):
-                continue
-            if not self._queue.wait_for_room(batch.rest_s()):
-                break
-            begun = batch.begin()
-            if not self.submit_put(key, flat(block), begun, keep_s):
-                begun(False)
+        wants = [Want(key, flat(block), batch.begin()) for key, block in blocks]
+        while wants and (room := self._queue.wait_for_room(batch.rest_s())):
+            for refused in self.submit_puts(wants[:room], keep_s):
+                refused.done(False)
+            wants = wants[room:]
+        for left in wants:
+            left.done(False)
         return sum(batch.wait())
 
     def get(self, keys: Sequence[bytes], targets: Sequence[memoryview], *, timeout_s: float) -> int:
@@ -163,13 +188,14 @@ class SsdTier:
         write to them: throw them away.
         """
         batch = Batch(timeout_s)
-        for key, target in zip(keys, targets, strict=True):
-            if not self._queue.wait_for_room(batch.rest_s()):
+        wants = [Want(key, to, batch.begin()) for key, to in zip(keys, targets, strict=True)]
+        while wants and self._queue.wait_for_room(batch.rest_s()):
+            taken = self.submit_gets(wants)
+            if not taken:
                 break
-            begun = batch.begin()
-            if not self.submit_get(key, target, begun):
-                begun(False)
-                break
+            wants = wants[taken:]
+        for left in wants:
+            left.done(False)
         read = batch.wait()
         return read.index(False) if False in read else len(read)
 
@@ -222,7 +248,7 @@ class SsdTier:
             shelf.segment.close()
         return True
 
-    def _restore(self, shelf: _Shelf) -> None:
+    def _restore(self, shelf: Shelf) -> None:
         if shelf.segment.buffered_why:
             _log.warning("%s: the page cache is used", shelf.segment.buffered_why)
         if not shelf.segment.fresh:
@@ -231,62 +257,69 @@ class SsdTier:
             shelf.table.restore(each for each in found if each.keep_until_s <= latest_s)
             _log.info("%s: %d blocks found again", shelf.segment.path, len(shelf.table))
 
-    def _shelf_of(self, key: bytes) -> _Shelf | None:
-        return next((shelf for shelf in self._shelves if key in shelf.table), None)
+    def _busy(self, key: bytes) -> bool:
+        return any(shelf.table.busy(key) for shelf in self._shelves)
 
-    def _shelf_for(self, size: int) -> _Shelf:
+    def _shelf_of(self, key: bytes) -> Shelf | None:
+        for shelf in self._shelves:
+            if key in shelf.table:
+                return shelf
+        return None
+
+    def _shelf_for(self, size: int) -> Shelf:
         at = bisect_left(self._sizes, size)
         if at == len(self._sizes):
             raise BlockTooLarge(f"a block of {size} bytes is over {self._sizes[-1]}, the largest")
         return self._shelves[at]
 
-    def _write(
-        self, shelf: _Shelf, place: Place, data: memoryview, done: Done, bounce: Bounce
-    ) -> None:
-        ok = False
-        try:
-            shelf.segment.write(place, data, bounce)
-            ok = True
-        except OSError as error:
-            self._failed(error)
-        finally:
-            with self._lock:
-                if ok:
-                    self._health.worked()
-                    ok = shelf.table.commit(place)
-                    self._put += ok
-                else:
-                    shelf.table.abort(place)
-            done(ok)
+    def _worker(self) -> Callable[[Sequence[Job]], None]:
+        """What one I/O thread does with a run of jobs."""
+        return partial(self._do, Bounce(max(self._sizes[-1], RUN_BYTES), RUN_BLOCKS))
 
-    def _read(
-        self, shelf: _Shelf, place: Place, target: memoryview, done: Done, bounce: Bounce
-    ) -> None:
-        ok = False
+    def _do(self, bounce: Bounce, run: Sequence[Job]) -> None:
+        ended: list[bool | None] = [False] * len(run)
         try:
-            shelf.segment.read(place, target, bounce)
-            ok = True
-        except BadSlot as error:
-            _log.warning("%s: %s", shelf.segment.path, error)
-        except OSError as error:
-            self._failed(error)
+            ended = self._transfer(run, bounce)
         finally:
             with self._lock:
-                if ok:
+                if any(ended):
                     self._health.worked()
-                    self._hit += 1
+                good = [job.settle(ok) for job, ok in zip(run, ended, strict=True)]
+                if run[0].writes:
+                    self._put += sum(good)
                 else:
-                    self._bad += 1
-                    shelf.table.drop(place)
-                shelf.table.release(place)
-            done(ok)
+                    self._hit += sum(good)
+                    self._bad += ended.count(False)
+            for job, ok in zip(run, good, strict=True):
+                job.done(ok)
+
+    def _transfer(self, run: Sequence[Job], bounce: Bounce) -> list[bool | None]:
+        """Write or read a run; whether blocks are as they should be, None for those not tried."""
+        segment, items = run[0].shelf.segment, [(job.place, job.data) for job in run]
+        try:
+            if run[0].writes:
+                segment.write(items, bounce)
+                return [True] * len(run)
+            wrong = segment.read(items, bounce)
+        except OSError as error:
+            if len(run) > 1:  # one bad sector costs one block
+                return [self._transfer([job], bounce)[0] if self._usable() else None for job in run]
+            self._failed(error)
+            return [False]
+        for why in filter(None, wrong):
+            _log.warning("%s: %s", segment.path, why)
+        return [why is None for why in wrong]
+
+    def _usable(self) -> bool:
+        with self._lock:
+            return self._health.usable(self._clock())
 
     def _failed(self, error: OSError) -> None:
         _log.warning("the SSD tier: %s", error)
         with self._lock:
             self._health.failed(self._clock(), error.strerror or str(error))
 
-    def _move(self, shelf: _Shelf, key: bytes, bounce: Bounce) -> None:
+    def _move(self, shelf: Shelf, key: bytes, bounce: Bounce) -> None:
         """Copy a block to a lower slot. It may fail: then it is evicted."""
         with self._lock:
             source = shelf.table.hold(key)
@@ -298,8 +331,10 @@ class SsdTier:
         try:
             if target is not None:
                 data = memoryview(bytearray(source.length))
-                shelf.segment.read(source, data, bounce)
-                shelf.segment.write(target, data, bounce)
+                [wrong] = shelf.segment.read([(source, data)], bounce)
+                if wrong is not None:
+                    raise wrong
+                shelf.segment.write([(target, data)], bounce)
                 moved = True
         except (BadSlot, OSError) as error:
             _log.warning("a block could not be moved: %s", error)
@@ -308,7 +343,7 @@ class SsdTier:
                 shelf.table.commit(target) if moved else shelf.table.abort(target)
             shelf.table.release(source)
 
-    def _trim(self, shelf: _Shelf) -> None:
+    def _trim(self, shelf: Shelf) -> None:
         until = time.monotonic() + STALL_S
         while True:
             with self._lock:

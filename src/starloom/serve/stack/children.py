@@ -8,7 +8,7 @@ from pathlib import Path
 from starloom.kv.layout import PAGE_BYTES
 from starloom.serve.models import ModelFiles
 from starloom.serve.rundir import RunDir
-from starloom.site import Site
+from starloom.site import KvPool, Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +57,30 @@ def _pool(site: Site, rundir: RunDir) -> Iterator[Child]:
         command += ["--slots", f"{size}x{count}"]
     if site.pool:
         command += ["--policy", site.pool.policy]
+        command += ["--ssd-wait-s", str(0.6 * site.pool.timeout_s)]
     if site.pool and site.pool.ssd and (below := ssd_slots(site)):
         command += ["--ssd", str(site.base / site.pool.ssd.path)]
         command += ["--ssd-threads", str(site.pool.ssd.threads)]
-        command += ["--ssd-wait-s", str(0.6 * site.pool.timeout_s)]
         for size, count in below.items():
             command += ["--ssd-slots", f"{size}x{count}"]
+    if site.pool:
+        command += _kv_nodes(site, site.pool)
     yield Child("pool", "pool", tuple(command), rundir.log("pool"))
+
+
+def _kv_nodes(site: Site, pool: KvPool) -> Iterator[str]:
+    """What the pool's process is told of remote nodes."""
+    for node in pool.nodes:
+        yield from ("--node", f"{node.name}={node.address}*{node.weight:g}")
+    if pool.nodes_file:
+        yield from ("--nodes-file", str(site.base / pool.nodes_file))
+    if not (pool.nodes or pool.nodes_file):
+        return
+    yield from ("--node-timeout-s", str(pool.node_timeout_s))
+    if pool.key_file:
+        yield from ("--tenant", pool.tenant, "--key-file", str(site.base / pool.key_file))
+    if pool.tls.ca:
+        yield from ("--ca", str(site.base / pool.tls.ca))
 
 
 def _workers(site: Site, rundir: RunDir) -> Iterator[Child]:
